@@ -1,0 +1,1 @@
+//! Checkpoints of AgentOS Recovery: sealed state with evidence about the outside world, and resume.

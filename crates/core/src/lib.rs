@@ -1,0 +1,56 @@
+//! Vocabulary and port of AgentOS Recovery.
+//!
+//! Everything the other crates speak about is named here: ids, time, limits,
+//! digests, the codec, errors, records, the parts of a commit, and the port
+//! ([`Storage`]) that an engine implements. No SQL, no file, no process and no
+//! thread: this crate decides, others do.
+//!
+//! ```
+//! use agentos_core::{Commit, NewTask, SetTaskStatus, TaskId, TaskStatus};
+//!
+//! # fn main() -> Result<(), agentos_core::StorageError> {
+//! let task = TaskId::new("invoice-42")?;
+//! // A commit is data: it names what changes, and the engine applies all of it or nothing.
+//! let commit = Commit::new()
+//!     .part(NewTask::new(task.clone(), "bookkeeping"))
+//!     .part(SetTaskStatus::new(task, TaskStatus::Running).reason("picked up"));
+//! assert_eq!(commit.parts().len(), 2);
+//! # Ok(())
+//! # }
+//! ```
+
+#[macro_use]
+mod text_enum;
+#[macro_use]
+pub mod crash_point;
+
+pub mod codec;
+pub mod digest;
+pub mod error;
+pub mod ids;
+pub mod limits;
+pub mod parts;
+pub mod records;
+pub mod storage;
+pub mod time;
+
+pub use codec::{Codec, CodecError};
+pub use digest::{Digest, DigestBuilder};
+pub use error::{BoxError, InvalidInput, LimitExceeded, StorageError};
+pub use ids::{SequenceNumber, TaskId};
+pub use limits::Limits;
+pub use parts::{
+    AppendCheckpoint, AuditLine, Commit, Part, PartOutcome, Receipt, RecordVerification,
+    SetTaskStatus,
+};
+pub use records::audit::Audit;
+pub use records::checkpoint::{
+    Appended, Checkpoint, CheckpointSummary, CheckpointType, EvidenceOutcome, EvidenceResult,
+    FoundCheckpoint, Snapshot, Verification,
+};
+pub use records::key::KeyStatus;
+pub use records::row::{RowAnswer, RowQuestion, RowSource, RowValue};
+pub use records::task::{NewTask, Task, TaskStatus};
+pub use records::work_item::WorkItemStatus;
+pub use storage::{CheckpointStorage, Cursor, Page, RowStorage, Storage, TaskStorage};
+pub use time::{Clock, Deadline, ManualClock, Stopwatch, SystemClock, Timestamp};

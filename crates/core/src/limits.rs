@@ -1,0 +1,204 @@
+//! Every bound, in one place, with its unit in its name.
+//!
+//! What a user may exceed is refused with
+//! [`StorageError::LimitExceeded`](crate::StorageError::LimitExceeded), naming
+//! limit and value. Bounds that depend on each other are held together by
+//! assertions at compile time.
+
+use std::time::Duration;
+
+use crate::error::{InvalidInput, LimitExceeded, StorageError};
+
+/// Longest id, in bytes of UTF-8.
+pub const ID_BYTES_MAX: usize = 512;
+/// Longest task type, audit event or kind of evidence, in bytes of UTF-8.
+pub const NAME_BYTES_MAX: usize = 128;
+/// Longest reason in an audit line or a verification, in bytes of UTF-8.
+pub const REASON_BYTES_MAX: usize = 4096;
+
+/// Largest snapshot unless configured otherwise, in bytes as encoded.
+pub const SNAPSHOT_BYTES_DEFAULT: usize = 64 << 20;
+/// Largest snapshot that can be configured; also what a decoder may allocate.
+pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
+/// Largest metadata of a task, checkpoint or audit line, in bytes of JSON,
+/// unless configured otherwise.
+pub const METADATA_BYTES_DEFAULT: usize = 64 << 10;
+/// Largest metadata that can be configured.
+pub const METADATA_BYTES_MAX: usize = 16 << 20;
+/// Largest evidence pack, in bytes of JSON.
+pub const EVIDENCE_BYTES_MAX: usize = 256 << 10;
+/// Most items in an evidence pack.
+pub const EVIDENCE_ITEMS_MAX: usize = 256;
+
+/// Most parts in one commit.
+pub const PARTS_PER_COMMIT_MAX: usize = 4096;
+/// Most commits that share one transaction.
+pub const COMMITS_PER_GROUP_MAX: usize = 256;
+/// Most commits that wait in one process, unless configured otherwise. Callers
+/// beyond it wait outside, within their own deadline.
+pub const QUEUE_LENGTH_DEFAULT: usize = 1024;
+/// Longest queue that can be configured.
+pub const QUEUE_LENGTH_MAX: usize = 65_536;
+
+/// How long a caller waits for the write lock, unless configured otherwise.
+pub const BUSY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
+/// Longest wait for the write lock that can be configured.
+pub const BUSY_TIMEOUT_MAX: Duration = Duration::from_secs(600);
+/// Read-only connections of one store, unless configured otherwise.
+pub const READERS_DEFAULT: u32 = 4;
+/// Most read-only connections of one store.
+pub const READERS_MAX: u32 = 64;
+/// Most rows in one page of a list.
+pub const PAGE_ROWS_MAX: u32 = 1000;
+
+/// How long a rechecked command may run, unless configured otherwise.
+pub const RECHECK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest time a rechecked command can be given.
+pub const RECHECK_TIMEOUT_MAX: Duration = Duration::from_secs(3600);
+
+const _: () = {
+    assert!(SNAPSHOT_BYTES_DEFAULT <= SNAPSHOT_BYTES_MAX);
+    // SQLite's own limit for one value is 1,000,000,000 bytes.
+    assert!(SNAPSHOT_BYTES_MAX < 1_000_000_000);
+    assert!(METADATA_BYTES_DEFAULT <= METADATA_BYTES_MAX);
+    assert!(QUEUE_LENGTH_DEFAULT <= QUEUE_LENGTH_MAX);
+    assert!(COMMITS_PER_GROUP_MAX <= QUEUE_LENGTH_DEFAULT);
+    assert!(BUSY_TIMEOUT_DEFAULT.as_millis() <= BUSY_TIMEOUT_MAX.as_millis());
+    assert!(0 < READERS_DEFAULT && READERS_DEFAULT <= READERS_MAX);
+    assert!(RECHECK_TIMEOUT_DEFAULT.as_millis() <= RECHECK_TIMEOUT_MAX.as_millis());
+};
+
+/// The bounds that a user can set when opening a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Largest snapshot, in bytes as encoded.
+    pub snapshot_bytes: usize,
+    /// Largest metadata, in bytes of JSON.
+    pub metadata_bytes: usize,
+    /// Most commits that wait in this process.
+    pub queue_length: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            snapshot_bytes: SNAPSHOT_BYTES_DEFAULT,
+            metadata_bytes: METADATA_BYTES_DEFAULT,
+            queue_length: QUEUE_LENGTH_DEFAULT,
+        }
+    }
+}
+
+impl Limits {
+    /// Checks that the limits themselves are within their bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::LimitExceeded`] for one that is too large,
+    /// [`StorageError::Invalid`] for a queue of length zero.
+    pub fn check(&self) -> Result<(), StorageError> {
+        check_size(
+            "configured snapshot bytes",
+            self.snapshot_bytes,
+            SNAPSHOT_BYTES_MAX,
+        )?;
+        check_size(
+            "configured metadata bytes",
+            self.metadata_bytes,
+            METADATA_BYTES_MAX,
+        )?;
+        check_size(
+            "configured queue length",
+            self.queue_length,
+            QUEUE_LENGTH_MAX,
+        )?;
+        if self.queue_length == 0 {
+            return Err(InvalidInput::new("configured queue length", "is zero").into());
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a size beyond its limit.
+///
+/// # Errors
+///
+/// [`StorageError::LimitExceeded`] with `name`, limit and value.
+pub fn check_size(name: &'static str, value: usize, limit: usize) -> Result<(), StorageError> {
+    if value > limit {
+        return Err(LimitExceeded {
+            name,
+            limit: limit as u64,
+            value: value as u64,
+        }
+        .into());
+    }
+    Ok(())
+}
+
+/// Refuses text that is too long or contains NUL.
+///
+/// # Errors
+///
+/// [`StorageError::LimitExceeded`] named `limit_name`, or
+/// [`StorageError::Invalid`] about `what`.
+pub fn check_text(
+    what: &'static str,
+    limit_name: &'static str,
+    text: &str,
+    bytes_max: usize,
+) -> Result<(), StorageError> {
+    check_size(limit_name, text.len(), bytes_max)?;
+    if text.contains('\0') {
+        return Err(InvalidInput::new(what, "contains NUL").into());
+    }
+    Ok(())
+}
+
+/// Refuses a name (task type, event, kind) that is empty, too long or contains NUL.
+///
+/// # Errors
+///
+/// As [`check_text`], and [`StorageError::Invalid`] when it is empty.
+pub fn check_name(what: &'static str, name: &str) -> Result<(), StorageError> {
+    if name.is_empty() {
+        return Err(InvalidInput::new(what, "is empty").into());
+    }
+    check_text(what, "name bytes", name, NAME_BYTES_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_names_itself_its_bound_and_the_value() {
+        let error = check_size("snapshot bytes", 11, 10).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "snapshot bytes: 11 is over the limit of 10"
+        );
+        assert!(check_size("snapshot bytes", 10, 10).is_ok());
+    }
+
+    #[test]
+    fn configured_limits_have_limits() {
+        assert!(Limits::default().check().is_ok());
+        let wide = Limits {
+            snapshot_bytes: SNAPSHOT_BYTES_MAX + 1,
+            ..Limits::default()
+        };
+        assert!(matches!(
+            wide.check().unwrap_err(),
+            StorageError::LimitExceeded(_)
+        ));
+        let none = Limits {
+            queue_length: 0,
+            ..Limits::default()
+        };
+        assert!(matches!(
+            none.check().unwrap_err(),
+            StorageError::Invalid(_)
+        ));
+    }
+}

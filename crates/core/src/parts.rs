@@ -1,0 +1,310 @@
+//! A commit and its parts: writes as plain data.
+//!
+//! Managers prepare parts and do no I/O; only the port commits. Since a commit
+//! is data it can be queued, shared in one transaction with others, run again,
+//! sent to another engine, or replayed by a model in a test.
+
+use serde_json::Value;
+
+use crate::error::{InvalidInput, StorageError};
+use crate::ids::{SequenceNumber, TaskId};
+use crate::limits::{
+    EVIDENCE_BYTES_MAX, EVIDENCE_ITEMS_MAX, Limits, PARTS_PER_COMMIT_MAX, REASON_BYTES_MAX,
+    check_name, check_size, check_text,
+};
+use crate::records::checkpoint::{
+    Appended, CheckpointType, EvidenceResult, Snapshot, Verification,
+};
+use crate::records::task::{NewTask, Task, TaskStatus, check_metadata};
+
+/// Changes that become visible together, or not at all.
+///
+/// Parts are applied in order; a later part sees what an earlier one did.
+#[derive(Debug, Clone, Default)]
+pub struct Commit {
+    parts: Vec<Part>,
+}
+
+impl Commit {
+    /// A commit without parts, which the port refuses.
+    pub fn new() -> Commit {
+        Commit::default()
+    }
+
+    /// Adds a part.
+    #[must_use]
+    pub fn part(mut self, part: impl Into<Part>) -> Commit {
+        self.parts.push(part.into());
+        self
+    }
+
+    /// The parts, in order.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// Checks everything that has a bound, before anything is written.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::LimitExceeded`] or [`StorageError::Invalid`].
+    pub fn check(&self, limits: &Limits) -> Result<(), StorageError> {
+        if self.parts.is_empty() {
+            return Err(InvalidInput::new("commit", "has no parts").into());
+        }
+        check_size("parts per commit", self.parts.len(), PARTS_PER_COMMIT_MAX)?;
+        self.parts.iter().try_for_each(|part| part.check(limits))
+    }
+}
+
+impl<P: Into<Part>> From<P> for Commit {
+    fn from(part: P) -> Commit {
+        Commit::new().part(part)
+    }
+}
+
+/// One change.
+#[derive(Debug, Clone)]
+pub enum Part {
+    /// Creates a task, or finds that it is there with the same content.
+    CreateTask(NewTask),
+    /// Moves a task to another state; an audit line is written with it.
+    SetTaskStatus(SetTaskStatus),
+    /// Appends a checkpoint with the next number of its task.
+    AppendCheckpoint(Box<AppendCheckpoint>),
+    /// Records what a later check of a checkpoint's evidence said.
+    RecordVerification(RecordVerification),
+    /// Writes an audit line of the user's own.
+    Audit(AuditLine),
+}
+
+impl Part {
+    fn check(&self, limits: &Limits) -> Result<(), StorageError> {
+        match self {
+            Part::CreateTask(task) => task.check(limits),
+            Part::SetTaskStatus(change) => check_reason(change.reason.as_deref()),
+            Part::AppendCheckpoint(checkpoint) => checkpoint.check(limits),
+            Part::RecordVerification(record) => check_results(&record.results),
+            Part::Audit(line) => {
+                check_name("audit event", &line.event)?;
+                check_reason(line.reason.as_deref())?;
+                check_metadata(&line.detail, limits)
+            }
+        }
+    }
+}
+
+/// Moves a task to another state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetTaskStatus {
+    /// Which task.
+    pub task: TaskId,
+    /// The state it shall have.
+    pub to: TaskStatus,
+    /// Why, for the audit line.
+    pub reason: Option<String>,
+}
+
+impl SetTaskStatus {
+    /// Moves `task` to the state `to`.
+    pub fn new(task: TaskId, to: TaskStatus) -> SetTaskStatus {
+        SetTaskStatus {
+            task,
+            to,
+            reason: None,
+        }
+    }
+
+    /// Says why.
+    #[must_use]
+    pub fn reason(mut self, reason: impl Into<String>) -> SetTaskStatus {
+        self.reason = Some(reason.into());
+        self
+    }
+}
+
+/// Appends a checkpoint. Prepared by `agentos-checkpoints`, which has checked
+/// the evidence and made its files durable.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AppendCheckpoint {
+    /// The task it belongs to, which must exist.
+    pub task: TaskId,
+    /// Why it is made.
+    pub checkpoint_type: CheckpointType,
+    /// The state, if it carries any.
+    pub snapshot: Option<Snapshot>,
+    /// The evidence, as JSON of the crate that checks it.
+    pub evidence: Option<String>,
+    /// What the evidence said before the commit.
+    pub verification: Verification,
+    /// What each item said before the commit.
+    pub results: Vec<EvidenceResult>,
+    /// Anything the user wants to keep with it.
+    pub metadata: Value,
+}
+
+impl AppendCheckpoint {
+    /// A checkpoint without state, evidence and metadata.
+    pub fn new(task: TaskId, checkpoint_type: CheckpointType) -> AppendCheckpoint {
+        AppendCheckpoint {
+            task,
+            checkpoint_type,
+            snapshot: None,
+            evidence: None,
+            verification: Verification::Unverified,
+            results: Vec::new(),
+            metadata: Value::Null,
+        }
+    }
+
+    fn check(&self, limits: &Limits) -> Result<(), StorageError> {
+        if let Some(snapshot) = &self.snapshot {
+            check_size(
+                "snapshot bytes",
+                snapshot.bytes().len(),
+                limits.snapshot_bytes,
+            )?;
+            if self.checkpoint_type == CheckpointType::ErrorBoundary {
+                let reason = "carries state, which an error boundary never does";
+                return Err(InvalidInput::new("checkpoint", reason).into());
+            }
+        }
+        let evidence = self.evidence.as_deref().unwrap_or_default();
+        check_text("evidence", "evidence bytes", evidence, EVIDENCE_BYTES_MAX)?;
+        check_results(&self.results)?;
+        check_metadata(&self.metadata, limits)
+    }
+}
+
+/// Records what a check of a checkpoint's evidence said, in place of what an
+/// earlier one said.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordVerification {
+    /// The task it belongs to.
+    pub task: TaskId,
+    /// Its number in that task.
+    pub sequence: SequenceNumber,
+    /// What the evidence said as a whole.
+    pub verification: Verification,
+    /// What each item said.
+    pub results: Vec<EvidenceResult>,
+}
+
+/// An audit line of the user's own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AuditLine {
+    /// The task it is about, which must exist.
+    pub task: TaskId,
+    /// What happened.
+    pub event: String,
+    /// Why, in words.
+    pub reason: Option<String>,
+    /// Anything else.
+    pub detail: Value,
+}
+
+impl AuditLine {
+    /// A line saying that `event` happened to `task`.
+    pub fn new(task: TaskId, event: impl Into<String>) -> AuditLine {
+        AuditLine {
+            task,
+            event: event.into(),
+            reason: None,
+            detail: Value::Null,
+        }
+    }
+
+    /// Says why.
+    #[must_use]
+    pub fn reason(mut self, reason: impl Into<String>) -> AuditLine {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    /// Adds anything else.
+    #[must_use]
+    pub fn detail(mut self, detail: Value) -> AuditLine {
+        self.detail = detail;
+        self
+    }
+}
+
+fn check_reason(reason: Option<&str>) -> Result<(), StorageError> {
+    check_text(
+        "reason",
+        "reason bytes",
+        reason.unwrap_or_default(),
+        REASON_BYTES_MAX,
+    )
+}
+
+fn check_results(results: &[EvidenceResult]) -> Result<(), StorageError> {
+    check_size("evidence items", results.len(), EVIDENCE_ITEMS_MAX)?;
+    for result in results {
+        check_name("evidence kind", &result.kind)?;
+        check_reason(result.reason.as_deref())?;
+    }
+    Ok(())
+}
+
+macro_rules! part_from {
+    ($($record:ident => $variant:expr;)+) => {
+        $(
+            impl From<$record> for Part {
+                fn from(record: $record) -> Part {
+                    $variant(record)
+                }
+            }
+        )+
+    };
+}
+
+part_from! {
+    NewTask => Part::CreateTask;
+    SetTaskStatus => Part::SetTaskStatus;
+    AppendCheckpoint => |record| Part::AppendCheckpoint(Box::new(record));
+    RecordVerification => Part::RecordVerification;
+    AuditLine => Part::Audit;
+}
+
+/// What a commit did, part by part.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Receipt {
+    /// In the order of the commit's parts.
+    pub outcomes: Vec<PartOutcome>,
+}
+
+impl Receipt {
+    /// The checkpoints that were appended, in order.
+    pub fn appended(&self) -> impl Iterator<Item = &Appended> {
+        self.outcomes.iter().filter_map(|outcome| match outcome {
+            PartOutcome::CheckpointAppended(appended) => Some(appended),
+            _ => None,
+        })
+    }
+}
+
+/// What one part did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PartOutcome {
+    /// The task is there.
+    TaskCreated {
+        /// As it is stored.
+        task: Task,
+        /// Whether it was there before, with the same content.
+        existed: bool,
+    },
+    /// The task's state was changed.
+    TaskStatusSet {
+        /// State before.
+        from: TaskStatus,
+        /// State now.
+        to: TaskStatus,
+    },
+    /// The checkpoint was appended.
+    CheckpointAppended(Appended),
+    /// The verification was recorded.
+    VerificationRecorded,
+    /// The audit line was written.
+    Audited,
+}

@@ -1,0 +1,30 @@
+//! Audit lines: what happened to a task, in order.
+
+use serde_json::Value;
+
+use crate::ids::TaskId;
+use crate::time::Timestamp;
+
+/// Event of the line that is written when a task is created.
+pub const TASK_CREATED: &str = "task_created";
+/// Event of the line that is written when a task's state changes.
+pub const TASK_STATUS: &str = "task_status";
+
+/// An audit line as it is stored. Lines are never changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Audit {
+    /// The task it is about.
+    pub task: TaskId,
+    /// What happened: [`TASK_CREATED`], [`TASK_STATUS`], or the user's own event.
+    pub event: String,
+    /// State before, for a transition.
+    pub from: Option<String>,
+    /// State after, for a transition or a creation.
+    pub to: Option<String>,
+    /// Why, in words.
+    pub reason: Option<String>,
+    /// Anything else; `Value::Null` when nothing.
+    pub detail: Value,
+    /// When, by the store's clock.
+    pub created_at: Timestamp,
+}

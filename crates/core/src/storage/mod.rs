@@ -1,0 +1,92 @@
+//! The port: what an engine does for the crates above it.
+//!
+//! One method is one transaction. Everything that changes goes through
+//! [`Storage::commit`]; the other methods read. The port takes no moments in
+//! time: the engine owns the clock.
+
+mod checkpoints;
+mod rows;
+mod tasks;
+
+use std::path::PathBuf;
+
+pub use checkpoints::CheckpointStorage;
+pub use rows::RowStorage;
+pub use tasks::TaskStorage;
+
+use crate::error::StorageError;
+use crate::limits::Limits;
+use crate::parts::{Commit, PartOutcome, Receipt};
+use crate::records::task::{NewTask, Task};
+use crate::time::Timestamp;
+
+/// An engine that keeps tasks and checkpoints.
+pub trait Storage: TaskStorage + CheckpointStorage + RowStorage + Send + Sync {
+    /// Applies all parts of a commit, or none of them.
+    ///
+    /// When it returns `Ok`, the commit is durable as the store was configured.
+    ///
+    /// # Errors
+    ///
+    /// Those of the parts ([`StorageError::NotFound`],
+    /// [`StorageError::Conflict`], [`StorageError::IllegalTransition`],
+    /// [`StorageError::LimitExceeded`], [`StorageError::Invalid`]);
+    /// [`StorageError::Busy`], [`StorageError::DiskFull`],
+    /// [`StorageError::ReadOnly`], [`StorageError::Closed`]: nothing was
+    /// written; [`StorageError::CommitUnknown`]: read before retrying.
+    fn commit(&self, commit: Commit) -> Result<Receipt, StorageError>;
+
+    /// The bounds of this store.
+    fn limits(&self) -> &Limits;
+
+    /// Now, by the store's clock.
+    fn now(&self) -> Timestamp;
+
+    /// Files that only the engine may open. Evidence about them is refused:
+    /// opening and closing one would drop the engine's locks.
+    fn own_files(&self) -> Vec<PathBuf>;
+
+    /// Creates a task, alone in a commit. The same id with the same content
+    /// again gives the task that is there.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Conflict`] when the id is taken by other content, and
+    /// those of [`Storage::commit`].
+    fn create_task(&self, task: NewTask) -> Result<Task, StorageError> {
+        let receipt = self.commit(task.into())?;
+        match receipt.outcomes.into_iter().next() {
+            Some(PartOutcome::TaskCreated { task, .. }) => Ok(task),
+            other => Err(StorageError::Internal {
+                context: "creating a task".into(),
+                cause: format!("the engine answered {other:?}").into(),
+            }),
+        }
+    }
+}
+
+/// Part of a list, and where the next part begins.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Page<T> {
+    /// The rows.
+    pub items: Vec<T>,
+    /// Where to go on; `None` at the end of the list.
+    pub next: Option<Cursor>,
+}
+
+/// A place in a list. It stays valid while rows are added and removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor(i64);
+
+impl Cursor {
+    /// Makes a cursor from the engine's key of the last row shown, or from what
+    /// [`Cursor::key`] gave.
+    pub const fn new(key: i64) -> Cursor {
+        Cursor(key)
+    }
+
+    /// The engine's key of the last row shown.
+    pub const fn key(self) -> i64 {
+        self.0
+    }
+}

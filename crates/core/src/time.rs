@@ -1,0 +1,276 @@
+//! Time: the one module that reads a clock.
+//!
+//! Text columns hold UTC as `YYYY-MM-DD HH:MM:SS.ffffff`, with the space:
+//! a `T` would sort after it, and comparisons with SQLite's
+//! `CURRENT_TIMESTAMP` and `datetime('now', …)` would be wrong.
+//! Everything else takes a [`Clock`], so that a test can move time.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant, SystemTime};
+
+use jiff::tz::TimeZone;
+
+/// A moment in UTC, in microseconds since 1970-01-01, years 0000 to 9999.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Timestamp(i64);
+
+/// Length of a timestamp as text, in bytes.
+const TEXT_BYTES: usize = 26;
+
+impl Timestamp {
+    /// 0000-01-01 00:00:00.000000
+    pub const MIN: Timestamp = Timestamp(-62_167_219_200_000_000);
+    /// 9999-12-30 22:00:00.000000, the last that `jiff` carries through every zone.
+    pub const MAX: Timestamp = Timestamp(253_402_207_200_000_000);
+
+    /// From microseconds since 1970-01-01 UTC, clamped to the years 0000 to 9999.
+    pub const fn from_unix_micros(micros: i64) -> Timestamp {
+        if micros < Timestamp::MIN.0 {
+            Timestamp::MIN
+        } else if micros > Timestamp::MAX.0 {
+            Timestamp::MAX
+        } else {
+            Timestamp(micros)
+        }
+    }
+
+    /// Microseconds since 1970-01-01 UTC.
+    pub const fn unix_micros(self) -> i64 {
+        self.0
+    }
+
+    /// Later by `duration`, at most [`Timestamp::MAX`].
+    pub fn plus(self, duration: Duration) -> Timestamp {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Timestamp::from_unix_micros(self.0.saturating_add(micros))
+    }
+
+    /// As `YYYY-MM-DD HH:MM:SS.ffffff`.
+    pub fn to_text(self) -> String {
+        let moment = jiff::Timestamp::from_microsecond(self.0)
+            .expect("a timestamp is within the years that jiff knows");
+        let t = TimeZone::UTC.to_datetime(moment);
+        let mut text = String::with_capacity(TEXT_BYTES);
+        digits(&mut text, t.year().unsigned_abs().into(), 4);
+        for (separator, value) in [
+            ('-', t.month()),
+            ('-', t.day()),
+            (' ', t.hour()),
+            (':', t.minute()),
+            (':', t.second()),
+        ] {
+            text.push(separator);
+            digits(&mut text, value.unsigned_abs().into(), 2);
+        }
+        text.push('.');
+        digits(&mut text, t.subsec_nanosecond().unsigned_abs() / 1_000, 6);
+        text
+    }
+
+    /// Reads exactly the form that [`Timestamp::to_text`] writes; `None` for any other.
+    pub fn parse(text: &str) -> Option<Timestamp> {
+        if text.len() != TEXT_BYTES {
+            return None;
+        }
+        let civil = jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S%.f", text).ok()?;
+        let zoned = civil.to_zoned(TimeZone::UTC).ok()?;
+        let timestamp = Timestamp(zoned.timestamp().as_microsecond());
+        // Whatever the parser let pass besides the one form is refused here.
+        (timestamp.to_text() == text).then_some(timestamp)
+    }
+}
+
+/// Appends `value` with `width` decimal digits.
+fn digits(text: &mut String, value: u32, width: u32) {
+    for place in (0..width).rev() {
+        let digit = value / 10_u32.pow(place) % 10;
+        text.push(char::from(
+            b'0' + u8::try_from(digit).expect("a digit is below ten"),
+        ));
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.to_text())
+    }
+}
+
+/// Tells the wall-clock time of the text columns.
+///
+/// The adapter owns one, given when the store is opened.
+pub trait Clock: Send + Sync {
+    /// Now, by the wall clock, in UTC.
+    fn wall(&self) -> Timestamp;
+}
+
+impl<C: Clock + ?Sized> Clock for Arc<C> {
+    fn wall(&self) -> Timestamp {
+        (**self).wall()
+    }
+}
+
+/// The operating system's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this is the clock that others take"
+    )]
+    fn wall(&self) -> Timestamp {
+        let micros = match SystemTime::now().duration_since(SystemTime::UNIX_EPOCH) {
+            Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
+            Err(before) => {
+                i64::try_from(before.duration().as_micros()).map_or(i64::MIN, |micros| -micros)
+            }
+        };
+        Timestamp::from_unix_micros(micros)
+    }
+}
+
+/// A clock that stands until it is moved; for tests.
+#[derive(Debug)]
+pub struct ManualClock(AtomicI64);
+
+impl ManualClock {
+    /// Stands at `start`.
+    pub fn at(start: Timestamp) -> ManualClock {
+        ManualClock(AtomicI64::new(start.0))
+    }
+
+    /// Moves forward.
+    pub fn advance(&self, by: Duration) {
+        self.set(self.wall().plus(by));
+    }
+
+    /// Jumps, forward or back.
+    pub fn set(&self, to: Timestamp) {
+        self.0.store(to.0, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn wall(&self) -> Timestamp {
+        Timestamp(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// A point in monotonic time until which a caller is ready to wait.
+///
+/// Waits concern other threads and processes, which no manual clock moves:
+/// this is always real time.
+#[derive(Debug, Clone, Copy)]
+pub struct Deadline {
+    started: Instant,
+    wait: Duration,
+}
+
+impl Deadline {
+    /// From now on, `wait` long.
+    #[expect(clippy::disallowed_methods, reason = "deadlines are made here")]
+    pub fn after(wait: Duration) -> Deadline {
+        Deadline {
+            started: Instant::now(),
+            wait,
+        }
+    }
+
+    /// How long is left; zero when it has passed.
+    pub fn remaining(&self) -> Duration {
+        self.wait.saturating_sub(self.waited())
+    }
+
+    /// Whether nothing is left.
+    pub fn passed(&self) -> bool {
+        self.remaining().is_zero()
+    }
+
+    /// How long the wait has lasted so far.
+    pub fn waited(&self) -> Duration {
+        self.started.elapsed()
+    }
+}
+
+/// Measures how long something took, in monotonic time.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts now.
+    #[expect(clippy::disallowed_methods, reason = "stopwatches are made here")]
+    pub fn start() -> Stopwatch {
+        Stopwatch(Instant::now())
+    }
+
+    /// Time since the start.
+    pub fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_text_form_is_exact() {
+        for (micros, text) in [
+            (0, "1970-01-01 00:00:00.000000"),
+            (1, "1970-01-01 00:00:00.000001"),
+            (-1, "1969-12-31 23:59:59.999999"),
+            (1_769_644_801_000_042, "2026-01-29 00:00:01.000042"),
+            (Timestamp::MIN.0, "0000-01-01 00:00:00.000000"),
+        ] {
+            let timestamp = Timestamp::from_unix_micros(micros);
+            assert_eq!(timestamp.to_text(), text);
+            assert_eq!(Timestamp::parse(text), Some(timestamp));
+        }
+        assert_eq!(
+            Timestamp::parse(&Timestamp::MAX.to_text()),
+            Some(Timestamp::MAX)
+        );
+    }
+
+    #[test]
+    fn only_the_one_form_is_read() {
+        for text in [
+            "",
+            "2026-01-29T00:00:01.000042",
+            "2026-01-29 00:00:01",
+            "2026-01-29 00:00:01.0000421",
+            "2026-02-30 00:00:01.000000",
+            "2026-01-29 24:00:00.000000",
+            "+026-01-29 00:00:01.000042",
+        ] {
+            assert_eq!(Timestamp::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn text_sorts_as_time_does() {
+        let earlier = Timestamp::from_unix_micros(1_769_644_801_000_000);
+        let later = earlier.plus(Duration::from_micros(1));
+        assert!(earlier.to_text() < later.to_text());
+        // CURRENT_TIMESTAMP has no fraction: the same second with one is later.
+        assert!("2026-01-29 00:00:01" < earlier.to_text().as_str());
+    }
+
+    #[test]
+    fn a_manual_clock_stands_until_moved() {
+        let clock = ManualClock::at(Timestamp::from_unix_micros(5));
+        assert_eq!(clock.wall(), clock.wall());
+        clock.advance(Duration::from_micros(7));
+        assert_eq!(clock.wall().unix_micros(), 12);
+    }
+
+    #[test]
+    fn moments_beyond_the_calendar_are_clamped() {
+        assert_eq!(Timestamp::from_unix_micros(i64::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp::from_unix_micros(i64::MIN), Timestamp::MIN);
+        assert_eq!(Timestamp::MAX.plus(Duration::MAX), Timestamp::MAX);
+    }
+}

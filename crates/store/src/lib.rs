@@ -1,0 +1,1 @@
+//! The storage adapters of AgentOS Recovery: one SQLite file, group commit, many processes.
