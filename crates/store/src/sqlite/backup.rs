@@ -1,0 +1,154 @@
+//! A sound copy while others write.
+//!
+//! SQLite's backup API copies one moment of the database to a temporary name;
+//! the copy is checked, synced, and renamed. A killed backup leaves no half
+//! file under the final name, and what it leaves under the temporary one is
+//! removed by the next.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentos_core::{InvalidInput, StorageError, crash_point};
+use rusqlite::backup::{Backup, StepResult};
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{FlockOperation, flock};
+
+use super::SqliteStore;
+use super::connection::open_immutable;
+use super::create::{sync, sync_directory_of};
+use super::error::{of, of_io};
+use super::inspect::{Integrity, integrity};
+use super::paths::{files, resolve, with_suffix};
+use super::readers::ReadError;
+
+/// What a backup made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackupReport {
+    /// The copy.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+}
+
+impl SqliteStore {
+    /// Copies the database to `destination`, in place of an earlier copy there.
+    /// Others go on reading and writing; the copy shows one moment of it.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Invalid`] when `destination` is a file of this store, or
+    /// belongs to a database that has a write-ahead log beside it;
+    /// [`StorageError::Busy`] when another backup into the same directory is
+    /// under way; [`StorageError::Corrupt`] when the copy is not sound: then
+    /// the original is not. Whatever was at `destination` is still there.
+    pub fn backup(&self, destination: &Path) -> Result<BackupReport, StorageError> {
+        let destination = resolve(destination)?;
+        refuse_own_files(&self.path, &destination)?;
+        for beside in ["-wal", "-journal"] {
+            if fs::symlink_metadata(with_suffix(&destination, beside)).is_ok() {
+                let reason = format!("{} has a {beside} file beside it", destination.display());
+                return Err(InvalidInput::new("backup destination", reason).into());
+            }
+        }
+        let directory = destination.parent().unwrap_or(Path::new("/"));
+        let directory = File::open(directory).map_err(|error| of_io(error, directory))?;
+        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(StorageError::Busy {
+                waited: Duration::ZERO,
+            });
+        }
+        let part = with_suffix(&destination, ".part");
+        remove(&part)?;
+        let result = self.copy_to(&part).and_then(|()| {
+            crash_point!("backup.before_rename");
+            fs::rename(&part, &destination).map_err(|error| of_io(error, &destination))?;
+            crash_point!("backup.after_rename");
+            sync_directory_of(&destination)
+        });
+        if let Err(error) = result {
+            let _ = remove(&part); // the first error counts
+            return Err(error);
+        }
+        let bytes = fs::metadata(&destination)
+            .map_err(|error| of_io(error, &destination))?
+            .len();
+        Ok(BackupReport {
+            path: destination,
+            bytes,
+        })
+    }
+
+    fn copy_to(&self, part: &Path) -> Result<(), StorageError> {
+        self.readers.read("backing up", |connection| {
+            copy(connection, part).map_err(ReadError::from)
+        })?;
+        crash_point!("backup.copied");
+        sync(part)?;
+        let checked = check(part)?;
+        if !checked.is_sound() {
+            return Err(StorageError::corrupt(
+                "the copy of the database",
+                checked.problems.join("; "),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Copies the database of `connection` to a file that is not there yet.
+pub(crate) fn copy(connection: &Connection, part: &Path) -> rusqlite::Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut copy = Connection::open_with_flags(part, flags)?;
+    // It is synced as a whole before it gets its name.
+    copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
+    {
+        let backup = Backup::new(connection, &mut copy)?;
+        // All pages in one step: one moment of the source, however fast others
+        // write. In a write-ahead log a reader keeps nobody waiting.
+        match backup.step(-1)? {
+            StepResult::Done => {}
+            other => {
+                let message = format!("the backup stopped: {other:?}");
+                let busy = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_BUSY);
+                return Err(rusqlite::Error::SqliteFailure(busy, Some(message)));
+            }
+        }
+    }
+    copy.close().map_err(|(_, error)| error)
+}
+
+/// Checks a copy without leaving files beside it.
+pub(crate) fn check(part: &Path) -> Result<Integrity, StorageError> {
+    open_immutable(part)
+        .and_then(|connection| integrity(&connection))
+        .map_err(|error| of(&error, "checking the copy"))
+}
+
+fn refuse_own_files(database: &Path, destination: &Path) -> Result<(), StorageError> {
+    use std::os::unix::fs::MetadataExt;
+    let identity = |path: &Path| {
+        fs::metadata(path)
+            .ok()
+            .map(|found| (found.dev(), found.ino()))
+    };
+    let found = identity(destination);
+    let own = files(database)
+        .iter()
+        .any(|file| file == destination || (found.is_some() && identity(file) == found));
+    if own {
+        let reason = format!("{} is a file of this store", destination.display());
+        return Err(InvalidInput::new("backup destination", reason).into());
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), StorageError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(of_io(error, path)),
+        _ => Ok(()),
+    }
+}

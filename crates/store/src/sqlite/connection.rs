@@ -1,0 +1,194 @@
+//! Opens connections. Every pragma is set here and read back: SQLite takes an
+//! unknown value for another without a word, and a promise made on a pragma
+//! that did not take is no promise.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use agentos_core::StorageError;
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, OpenFlags};
+
+use super::config::Durability;
+use super::error::of;
+
+/// "AGOS": tells our files from others.
+pub(crate) const APPLICATION_ID: i32 = 0x4147_4f53;
+/// First SQLite without the WAL-reset bug, which loses or damages committed
+/// data when two connections share a write-ahead log (fixed in 3.51.3).
+pub(crate) const SQLITE_VERSION_MIN: i32 = 3_051_003;
+/// Pages in the write-ahead log after which a commit moves them to the file.
+const WAL_CHECKPOINT_PAGES: i64 = 4_000;
+/// Size to which the write-ahead log is cut back, in bytes.
+const WAL_BYTES_KEPT: i64 = 64 << 20;
+/// Page cache of a reader, in KiB (negative, as SQLite wants it).
+const READER_CACHE: i64 = -65_536;
+/// Prepared statements kept a connection: more than there are in all.
+const STATEMENTS_KEPT: usize = 128;
+
+/// Refuses a SQLite that damages what it stores.
+pub(crate) fn check_version(found: i32) -> Result<(), StorageError> {
+    if found < SQLITE_VERSION_MIN {
+        return Err(StorageError::UnsafeEngine {
+            reason: format!(
+                "SQLite {found} has the WAL-reset bug; at least {SQLITE_VERSION_MIN} is needed"
+            ),
+        });
+    }
+    Ok(())
+}
+
+/// Opens an existing file for writing and leaves everything as it is: closing
+/// it does not even move the write-ahead log into the file.
+pub(crate) fn open_untouched(path: &Path, busy: Duration) -> Result<Connection, StorageError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let open = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.busy_timeout(busy)?;
+        Ok(connection)
+    };
+    open().map_err(|error| of(&error, "opening the database"))
+}
+
+/// Makes a writer of a connection whose file was found to be ours.
+pub(crate) fn set_up_writer(
+    connection: &Connection,
+    durability: Durability,
+) -> Result<(), StorageError> {
+    let context = "setting up the writing connection";
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
+        .map_err(|error| of(&error, context))?;
+    if mode != "wal" {
+        return Err(did_not_take("journal_mode", "wal", &mode));
+    }
+    set(connection, "synchronous", durability.synchronous())?;
+    set(connection, "foreign_keys", 1)?;
+    set(connection, "wal_autocheckpoint", WAL_CHECKPOINT_PAGES)?;
+    set(connection, "journal_size_limit", WAL_BYTES_KEPT)?;
+    set(connection, "fullfsync", 1)?; // macOS: its fsync does not reach the disk
+    set(connection, "checkpoint_fullfsync", 1)?;
+    set_common(connection)?;
+    let auto_vacuum = pragma(connection, "auto_vacuum")?;
+    if auto_vacuum != 2 {
+        return Err(did_not_take("auto_vacuum", "2", &auto_vacuum.to_string()));
+    }
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
+        .and_then(|_| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false))
+        .map_err(|error| of(&error, context))?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    Ok(())
+}
+
+/// Makes a reader of a read-only connection.
+pub(crate) fn set_up_reader(connection: &Connection, busy: Duration) -> Result<(), StorageError> {
+    connection
+        .busy_timeout(busy)
+        .map_err(|error| of(&error, "setting up a reader"))?;
+    set(connection, "query_only", 1)?;
+    set(connection, "cache_size", READER_CACHE)?;
+    set_common(connection)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
+    Ok(())
+}
+
+fn set_common(connection: &Connection) -> Result<(), StorageError> {
+    set(connection, "mmap_size", 0)?; // with mmap, I/O errors become signals
+    set(connection, "trusted_schema", 0)?; // the schema may come from a stranger's file
+    set(connection, "cell_size_check", 1)?;
+    set(connection, "temp_store", 2)
+}
+
+/// Sets a pragma and reads it back.
+pub(crate) fn set(connection: &Connection, name: &str, value: i64) -> Result<(), StorageError> {
+    connection
+        .execute_batch(&format!("PRAGMA {name} = {value}"))
+        .map_err(|error| of(&error, "setting a pragma"))?;
+    let found = match pragma(connection, name) {
+        Ok(found) => found,
+        // `mmap_size` answers with no row where mmap is compiled out.
+        Err(_) if name == "mmap_size" => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if found != value {
+        return Err(did_not_take(name, &value.to_string(), &found.to_string()));
+    }
+    Ok(())
+}
+
+/// Reads a pragma that is a number.
+pub(crate) fn pragma(connection: &Connection, name: &str) -> Result<i64, StorageError> {
+    connection
+        .query_row(&format!("PRAGMA {name}"), [], |row| row.get(0))
+        .map_err(|error| of(&error, "reading a pragma"))
+}
+
+fn did_not_take(name: &str, wanted: &str, found: &str) -> StorageError {
+    StorageError::UnsafeEngine {
+        reason: format!("pragma {name} is {found} and not {wanted}, as it was set"),
+    }
+}
+
+/// Opens a file read-only as it lies on the disk, without its write-ahead log
+/// and without making any file beside it. For looking at what may not be ours,
+/// and at backups.
+pub(crate) fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    Connection::open_with_flags(uri(path, "immutable=1"), flags)
+}
+
+/// A path as SQLite's `file:` URI; every byte that could mean something else is
+/// escaped.
+fn uri(path: &Path, query: &str) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let mut uri = String::from("file:");
+    for &byte in path.as_os_str().as_bytes() {
+        if byte.is_ascii_alphanumeric() || b"/._-".contains(&byte) {
+            uri.push(char::from(byte));
+        } else {
+            write!(uri, "%{byte:02x}").expect("a string takes what is written");
+        }
+    }
+    uri.push('?');
+    uri.push_str(query);
+    uri
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sqlite_with_the_wal_reset_bug_is_refused() {
+        assert!(matches!(
+            check_version(3_051_002),
+            Err(StorageError::UnsafeEngine { .. })
+        ));
+        assert!(check_version(SQLITE_VERSION_MIN).is_ok());
+        assert!(check_version(rusqlite::version_number()).is_ok());
+    }
+
+    #[test]
+    fn a_pragma_that_did_not_take_is_named() {
+        let connection = Connection::open_in_memory().unwrap();
+        // SQLite takes an unknown value of `synchronous` for another.
+        let error = set(&connection, "synchronous", 9).unwrap_err();
+        let StorageError::UnsafeEngine { reason } = error else {
+            panic!("{error:?}")
+        };
+        assert!(reason.contains("synchronous"), "{reason}");
+    }
+
+    #[test]
+    fn paths_are_escaped() {
+        assert_eq!(
+            uri(Path::new("/a b/c?d#é%.db"), "x=1"),
+            "file:/a%20b/c%3fd%23%c3%a9%25.db?x=1"
+        );
+    }
+}

@@ -1,0 +1,296 @@
+//! Group commit: the only way into the read-write connection.
+//!
+//! Commits that wait together share one `BEGIN IMMEDIATE` transaction, each in
+//! a savepoint of its own, and one sync. A caller gets its answer only after
+//! COMMIT has returned: an acknowledged write is as durable as configured.
+//!
+//! A commit that fails leaves its neighbours untouched. When the whole
+//! transaction is gone (a full disk, `RAISE(ROLLBACK)`), the group's commits
+//! are run again one by one. When COMMIT itself fails on I/O nobody can know:
+//! every member is told so, and all connections are opened anew.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::slice;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use agentos_core::{Clock, Commit, Deadline, Receipt, StorageError, crash_point};
+use rusqlite::Connection;
+
+use super::config::Config;
+use super::connection::{open_untouched, set_up_writer};
+use super::error::{SqliteError, of_commit, of_sqlite};
+use super::migrate::{self, MIGRATIONS};
+use super::parts;
+use super::queue::Writer;
+use super::readers::Readers;
+use super::write_lock::{Held, WriteLock};
+
+type Answer = Result<Receipt, StorageError>;
+
+/// The read-write connection of one store.
+pub(crate) struct SqliteWriter {
+    path: PathBuf,
+    config: Config,
+    lock: WriteLock,
+    readers: Arc<Readers>,
+    counters: Arc<Counters>,
+    /// `None` after an I/O error, until the next turn opens it anew.
+    connection: Option<Connection>,
+}
+
+/// What the writer has done since the store was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) commits: AtomicU64,
+    pub(crate) failed: AtomicU64,
+    pub(crate) groups: AtomicU64,
+    pub(crate) largest_group: AtomicU64,
+    pub(crate) run_alone_again: AtomicU64,
+    pub(crate) reopened: AtomicU64,
+}
+
+/// The whole transaction of a group is gone, and none of it was committed.
+struct TransactionGone;
+
+impl SqliteWriter {
+    pub(crate) fn new(
+        path: PathBuf,
+        config: Config,
+        lock: WriteLock,
+        readers: Arc<Readers>,
+        counters: Arc<Counters>,
+        connection: Connection,
+    ) -> SqliteWriter {
+        SqliteWriter {
+            path,
+            config,
+            lock,
+            readers,
+            counters,
+            connection: Some(connection),
+        }
+    }
+
+    /// Closes the connection, under the write lock where that comes in time.
+    pub(crate) fn close(&mut self) {
+        let Some(connection) = self.connection.take() else {
+            return;
+        };
+        // Without the lock SQLite's own locks still keep the file sound: only
+        // fairness would suffer.
+        let turn = self
+            .lock
+            .acquire(&Deadline::after(self.config.busy_timeout));
+        if let Err((_, error)) = connection.close() {
+            tracing::warn!(%error, "the writing connection could not be closed");
+        }
+        drop(turn);
+    }
+
+    fn reopen(&mut self) -> Result<(), StorageError> {
+        if self.connection.is_some() {
+            return Ok(());
+        }
+        let connection = open_untouched(&self.path, self.config.busy_timeout)?;
+        migrate::check(&connection, MIGRATIONS)?;
+        set_up_writer(&connection, self.config.durability)?;
+        self.counters.reopened.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(path = %self.path.display(), "connections opened anew");
+        self.connection = Some(connection);
+        Ok(())
+    }
+
+    fn run_group(&mut self, commits: &[Commit]) -> Result<Vec<Answer>, TransactionGone> {
+        let Some(connection) = &self.connection else {
+            return Ok(commits.iter().map(|_| Err(lost_connection())).collect());
+        };
+        if let Err(error) = run(connection, "BEGIN IMMEDIATE") {
+            let unusable = is_unusable(&error);
+            let answers = commits
+                .iter()
+                .map(|_| Err(of_sqlite(error.clone(), "beginning a transaction")))
+                .collect();
+            self.put_away_if(unusable);
+            return Ok(answers);
+        }
+        let mut answers = Vec::with_capacity(commits.len());
+        let mut unusable = false;
+        for commit in commits {
+            let answer = if commits.len() == 1 {
+                apply(connection, commit, self.config.clock.as_ref())
+            } else {
+                apply_in_savepoint(connection, commit, self.config.clock.as_ref())
+            };
+            unusable |= matches!(
+                answer,
+                Err(StorageError::Io(_) | StorageError::Corrupt { .. })
+            );
+            let gone = connection.is_autocommit();
+            answers.push(answer);
+            if gone {
+                self.put_away_if(unusable);
+                if commits.len() == 1 {
+                    return Ok(answers);
+                }
+                return Err(TransactionGone);
+            }
+        }
+        if answers.iter().all(Result::is_err) {
+            roll_back(connection);
+            self.put_away_if(unusable);
+            return Ok(answers);
+        }
+        crash_point!("store.before_commit");
+        let committed = run(connection, "COMMIT");
+        if let Err(error) = committed {
+            if !connection.is_autocommit() {
+                roll_back(connection);
+            }
+            let mut unknown = false;
+            for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
+                let error = of_commit(error.clone());
+                unknown |= matches!(error, StorageError::CommitUnknown(_));
+                *answer = Err(error);
+            }
+            self.put_away_if(unknown || unusable);
+            return Ok(answers);
+        }
+        crash_point!("store.after_commit");
+        self.put_away_if(unusable);
+        Ok(answers)
+    }
+
+    /// After an I/O error what the connections have cached cannot be trusted.
+    fn put_away_if(&mut self, unusable: bool) {
+        if unusable {
+            self.readers.discard();
+            self.connection = None;
+        }
+    }
+
+    fn count(&self, answers: &[Answer]) {
+        let add = |counter: &AtomicU64, count: usize| {
+            counter.fetch_add(count as u64, Ordering::Relaxed);
+        };
+        let failed = answers.iter().filter(|answer| answer.is_err()).count();
+        add(&self.counters.commits, answers.len() - failed);
+        add(&self.counters.failed, failed);
+        add(&self.counters.groups, 1);
+        self.counters
+            .largest_group
+            .fetch_max(answers.len() as u64, Ordering::Relaxed);
+    }
+}
+
+impl Writer for SqliteWriter {
+    type Job = Commit;
+    type Answer = Answer;
+    type Turn = Held;
+
+    fn take_turn(&mut self, deadline: &Deadline) -> Result<Held, Answer> {
+        let turn = self.lock.acquire(deadline).map_err(Err)?;
+        self.reopen().map_err(Err)?;
+        Ok(turn)
+    }
+
+    fn run(&mut self, turn: Held, commits: Vec<Commit>) -> Vec<Answer> {
+        let answers = match self.run_group(&commits) {
+            Ok(answers) => answers,
+            Err(TransactionGone) => {
+                self.counters
+                    .run_alone_again
+                    .fetch_add(commits.len() as u64, Ordering::Relaxed);
+                let alone = |commit| {
+                    self.reopen()?;
+                    match self.run_group(slice::from_ref(commit)) {
+                        Ok(mut answers) => answers.pop().unwrap_or_else(Self::panicked),
+                        Err(TransactionGone) => Err(lost_connection()),
+                    }
+                };
+                commits.iter().map(alone).collect()
+            }
+        };
+        drop(turn);
+        self.count(&answers);
+        answers
+    }
+
+    fn recover(&mut self) {
+        self.put_away_if(true);
+    }
+
+    fn busy(deadline: &Deadline) -> Answer {
+        Err(StorageError::Busy {
+            waited: deadline.waited(),
+        })
+    }
+
+    fn closed() -> Answer {
+        Err(StorageError::Closed)
+    }
+
+    fn panicked() -> Answer {
+        // The panic may have come after COMMIT.
+        Err(StorageError::CommitUnknown("the writer panicked".into()))
+    }
+}
+
+fn apply(connection: &Connection, commit: &Commit, clock: &dyn Clock) -> Answer {
+    // A defect in one commit's code must not take its neighbours with it.
+    catch_unwind(AssertUnwindSafe(|| {
+        parts::apply(connection, commit, clock.wall())
+    }))
+    .unwrap_or_else(|_| {
+        Err(StorageError::Internal {
+            context: "applying a commit".into(),
+            cause: "it panicked".into(),
+        })
+    })
+}
+
+fn apply_in_savepoint(connection: &Connection, commit: &Commit, clock: &dyn Clock) -> Answer {
+    let framed = || -> Result<Answer, SqliteError> {
+        run(connection, "SAVEPOINT one")?;
+        let answer = apply(connection, commit, clock);
+        // A full disk or RAISE(ROLLBACK) takes the savepoint away as well.
+        if !connection.is_autocommit() {
+            if answer.is_err() {
+                run(connection, "ROLLBACK TO one")?;
+            }
+            run(connection, "RELEASE one")?;
+        }
+        Ok(answer)
+    };
+    framed().unwrap_or_else(|error| {
+        // What stands in the transaction is unknown: none of it may be committed.
+        if !connection.is_autocommit() {
+            roll_back(connection);
+        }
+        Err(of_sqlite(error, "using a savepoint"))
+    })
+}
+
+fn roll_back(connection: &Connection) {
+    if let Err(error) = run(connection, "ROLLBACK") {
+        tracing::warn!(%error, "a transaction could not be rolled back");
+    }
+}
+
+fn run(connection: &Connection, sql: &str) -> Result<(), SqliteError> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute([]))
+        .map(drop)
+        .map_err(|error| SqliteError::from(&error))
+}
+
+fn is_unusable(error: &SqliteError) -> bool {
+    let typed = of_sqlite(error.clone(), "");
+    matches!(typed, StorageError::Io(_) | StorageError::Corrupt { .. })
+}
+
+fn lost_connection() -> StorageError {
+    StorageError::Io("the writing connection was lost".into())
+}

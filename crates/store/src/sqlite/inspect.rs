@@ -1,0 +1,260 @@
+//! Read-only facts about a database: settings, sizes, counts, who holds what.
+//!
+//! No file of the database is opened by anything but SQLite: closing such a
+//! descriptor would drop the locks of this process. Sizes come from `stat`,
+//! locks from `/proc/locks`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentos_core::{StorageError, Timestamp};
+use rusqlite::{Connection, OpenFlags};
+use serde::Serialize;
+
+use super::SqliteStore;
+use super::connection::{pragma, set_up_reader};
+use super::error::of;
+use super::open::identify;
+use super::paths::{files, resolve, with_suffix};
+use super::readers::ReadError;
+
+/// Settings that are shown. Those of a connection are the reader's own.
+const PRAGMAS: &[&str] = &[
+    "application_id",
+    "user_version",
+    "schema_version",
+    "page_size",
+    "page_count",
+    "freelist_count",
+    "auto_vacuum",
+    "journal_size_limit",
+    "mmap_size",
+    "foreign_keys",
+];
+
+/// Facts about a database.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Inspection {
+    /// The database file.
+    pub path: PathBuf,
+    /// Version of the SQLite in this build.
+    pub sqlite_version: String,
+    /// How changes are journalled: `wal` for our files.
+    pub journal_mode: String,
+    /// `synchronous` of the writing connection, where this is an open store:
+    /// 1 `NORMAL`, 2 `FULL`.
+    pub synchronous: Option<i64>,
+    /// Pragmas and their values.
+    pub pragmas: BTreeMap<String, i64>,
+    /// The files of the database that are there, the write-ahead log among them.
+    pub files: Vec<FileFacts>,
+    /// Size of the write-ahead log in bytes; 0 when there is none.
+    pub wal_bytes: u64,
+    /// Rows of each table.
+    pub rows: BTreeMap<String, u64>,
+    /// Who holds locks now.
+    pub locks: LockFacts,
+}
+
+/// A file of the database.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FileFacts {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Its permission bits, in octal.
+    pub mode: String,
+    /// When it was last changed, in UTC.
+    pub modified_at: String,
+}
+
+/// Who holds locks on a database. Processes of other containers may show as 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LockFacts {
+    /// The process that holds the write lock.
+    pub writer_pid: Option<i32>,
+    /// Processes that are reading now: the write-ahead log cannot be cut back
+    /// beyond what the oldest of them still needs.
+    pub reader_pids: Vec<i32>,
+    /// Process whose read needs the oldest state, where one is reading: the one
+    /// on the lowest read mark that is not the newest.
+    pub oldest_reader_pid: Option<i32>,
+}
+
+/// What an integrity check said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Integrity {
+    /// What SQLite's check found; empty when the file is sound.
+    pub problems: Vec<String>,
+}
+
+impl Integrity {
+    /// Whether nothing was found.
+    pub fn is_sound(&self) -> bool {
+        self.problems.is_empty()
+    }
+}
+
+impl SqliteStore {
+    /// Read-only facts. Counting rows reads every table: not for a hot path.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`], [`StorageError::Io`], [`StorageError::Busy`].
+    pub fn inspect(&self) -> Result<Inspection, StorageError> {
+        // Read back when the connection was opened; asking it now would wait for it.
+        let synchronous = Some(self.config.durability.synchronous());
+        self.readers.read("inspecting", |connection| {
+            Ok(Inspection {
+                synchronous,
+                ..facts(connection, &self.path)?
+            })
+        })
+    }
+
+    /// Runs SQLite's integrity check and its check of foreign keys. Takes about
+    /// 3 s a GiB; reading goes on meanwhile, and so does writing.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`] when the file cannot even be checked,
+    /// [`StorageError::Io`], [`StorageError::Busy`].
+    pub fn check_integrity(&self) -> Result<Integrity, StorageError> {
+        self.readers.read("checking integrity", |connection| {
+            integrity(connection).map_err(ReadError::from)
+        })
+    }
+}
+
+/// Read-only facts about a database that this process need not have open.
+///
+/// # Errors
+///
+/// As [`SqliteStore::open`] for a file that is not ours; as
+/// [`SqliteStore::inspect`].
+pub fn inspect(path: &Path) -> Result<Inspection, StorageError> {
+    let path = resolve(path)?;
+    identify(&path)?;
+    let connection = open_read_only(&path)?;
+    facts(&connection, &path).map_err(|error| match error {
+        ReadError::Storage(error) => error,
+        ReadError::Sqlite(error) => super::error::of_sqlite(error, "inspecting"),
+    })
+}
+
+pub(crate) fn open_read_only(path: &Path) -> Result<Connection, StorageError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)
+        .map_err(|error| of(&error, "opening read-only"))?;
+    set_up_reader(&connection, Duration::from_secs(5))?;
+    Ok(connection)
+}
+
+fn facts(connection: &Connection, path: &Path) -> Result<Inspection, ReadError> {
+    let mut pragmas = BTreeMap::new();
+    for name in PRAGMAS {
+        if let Ok(value) = pragma(connection, name) {
+            pragmas.insert((*name).to_string(), value);
+        }
+    }
+    let journal_mode = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    let files: Vec<FileFacts> = files(path)
+        .iter()
+        .filter_map(|file| file_facts(file))
+        .collect();
+    let wal = with_suffix(path, "-wal");
+    let wal_bytes = files
+        .iter()
+        .find(|file| file.path == wal)
+        .map_or(0, |file| file.bytes);
+    Ok(Inspection {
+        path: path.to_path_buf(),
+        sqlite_version: rusqlite::version().to_string(),
+        journal_mode,
+        synchronous: None,
+        pragmas,
+        files,
+        wal_bytes,
+        rows: row_counts(connection)?,
+        locks: lock_facts(path),
+    })
+}
+
+pub(crate) fn file_facts(path: &Path) -> Option<FileFacts> {
+    let metadata = fs::metadata(path).ok()?;
+    let micros = metadata.mtime() * 1_000_000 + metadata.mtime_nsec() / 1_000;
+    Some(FileFacts {
+        path: path.to_path_buf(),
+        bytes: metadata.len(),
+        mode: format!("{:04o}", metadata.mode() & 0o7777),
+        modified_at: Timestamp::from_unix_micros(micros).to_text(),
+    })
+}
+
+pub(crate) fn row_counts(connection: &Connection) -> rusqlite::Result<BTreeMap<String, u64>> {
+    let mut statement = connection.prepare(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'",
+    )?;
+    let names = statement
+        .query_map([], |row| row.get::<_, String>(0))?
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut counts = BTreeMap::new();
+    for name in names {
+        let sql = format!("SELECT COUNT(*) FROM \"{}\"", name.replace('"', "\"\""));
+        let count: i64 = connection.query_row(&sql, [], |row| row.get(0))?;
+        counts.insert(name, count.unsigned_abs());
+    }
+    Ok(counts)
+}
+
+/// SQLite's own checks, as problems in words.
+pub(crate) fn integrity(connection: &Connection) -> rusqlite::Result<Integrity> {
+    let mut statement = connection.prepare("PRAGMA integrity_check")?;
+    let mut problems = statement
+        .query_map([], |row| row.get::<_, String>(0))?
+        .collect::<Result<Vec<_>, _>>()?;
+    problems.retain(|line| line != "ok");
+    let mut statement = connection.prepare("PRAGMA foreign_key_check")?;
+    let orphans = statement
+        .query_map([], |row| {
+            let (table, row_id): (String, Option<i64>) = (row.get(0)?, row.get(1)?);
+            Ok(format!("row {row_id:?} of {table} has no parent"))
+        })?
+        .collect::<Result<Vec<_>, _>>()?;
+    problems.extend(orphans);
+    Ok(Integrity { problems })
+}
+
+/// First byte of `-shm` that a reader locks: WAL_READ_LOCK(0), see
+/// <https://sqlite.org/walformat.html#locks>. Five marks follow each other.
+const READ_MARKS: std::ops::RangeInclusive<u64> = 123..=127;
+
+pub(crate) fn lock_facts(path: &Path) -> LockFacts {
+    let Ok(locks) = procfs::locks() else {
+        return LockFacts::default();
+    };
+    let inode = |path: PathBuf| fs::metadata(path).ok().map(|metadata| metadata.ino());
+    let wlock = inode(with_suffix(path, ".wlock"));
+    let shm = inode(with_suffix(path, "-shm"));
+    let mut facts = LockFacts::default();
+    let mut marks = Vec::new();
+    for lock in locks {
+        let pid = lock.pid.unwrap_or(0);
+        if Some(lock.inode) == wlock && matches!(lock.lock_type, procfs::LockType::FLock) {
+            facts.writer_pid = Some(pid);
+        }
+        if Some(lock.inode) == shm && READ_MARKS.contains(&lock.offset_first) {
+            marks.push((lock.offset_first, pid));
+        }
+    }
+    marks.sort_unstable();
+    facts.oldest_reader_pid = marks.first().map(|(_, pid)| *pid);
+    facts.reader_pids = marks.into_iter().map(|(_, pid)| pid).collect();
+    facts.reader_pids.sort_unstable();
+    facts.reader_pids.dedup();
+    facts
+}

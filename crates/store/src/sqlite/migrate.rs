@@ -1,0 +1,223 @@
+//! Migrations: forward only, one transaction each, never edited.
+//!
+//! `user_version` says which was applied last; `schema_migrations` keeps the
+//! digest of the text of each. A file from a newer build, or one whose
+//! migrations had another text, is refused before anything is changed.
+
+use agentos_core::{Digest, StorageError, Timestamp, crash_point};
+use rusqlite::{Connection, named_params};
+
+use super::connection::pragma;
+use super::error::{SqliteError, of, of_commit};
+
+/// One step of the schema.
+pub(crate) struct Migration {
+    pub(crate) name: &'static str,
+    pub(crate) sql: &'static str,
+}
+
+/// All steps, in order; the first brings a file to version 1.
+pub(crate) const MIGRATIONS: &[Migration] = &[Migration {
+    name: "0001_initial",
+    sql: include_str!("migrations/0001_initial.sql"),
+}];
+
+/// Newest schema version of this build.
+pub(crate) const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
+
+/// Refuses a file from a newer build, and one whose applied migrations had
+/// another text. Reads only.
+pub(crate) fn check(
+    connection: &Connection,
+    migrations: &[Migration],
+) -> Result<u32, StorageError> {
+    let known = u32::try_from(migrations.len()).unwrap_or(u32::MAX);
+    let found = version(connection)?;
+    if found > known {
+        return Err(StorageError::NewerSchema { found, known });
+    }
+    for (applied, migration) in (1..=found).zip(migrations) {
+        let digest: Option<Vec<u8>> = connection
+            .query_row(
+                "SELECT (SELECT digest FROM schema_migrations WHERE version = ?1)",
+                [applied],
+                |row| row.get(0),
+            )
+            .map_err(|error| of(&error, "reading the applied migrations"))?;
+        if digest.as_deref() != Some(Digest::of(migration.sql.as_bytes()).as_bytes()) {
+            return Err(StorageError::NotOurs {
+                reason: format!("its migration {} had another text", migration.name),
+            });
+        }
+    }
+    Ok(found)
+}
+
+/// Brings a file forward. Killed at any moment it leaves a whole version.
+pub(crate) fn migrate(
+    connection: &Connection,
+    migrations: &[Migration],
+    now: Timestamp,
+) -> Result<(), StorageError> {
+    let applied = check(connection, migrations)?;
+    for (version, migration) in (1_u32..).zip(migrations).skip(applied as usize) {
+        crash_point!("migrate.before");
+        let result = apply(connection, version, migration, now);
+        if result.is_err() && !connection.is_autocommit() {
+            // The error of the step matters more than one of the rollback.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        result?;
+        crash_point!("migrate.after");
+        tracing::info!(version, name = migration.name, "migration applied");
+    }
+    Ok(())
+}
+
+fn apply(
+    connection: &Connection,
+    version: u32,
+    migration: &Migration,
+    now: Timestamp,
+) -> Result<(), StorageError> {
+    let context = "applying a migration";
+    connection
+        .execute_batch("BEGIN IMMEDIATE")
+        .map_err(|error| of(&error, context))?;
+    connection
+        .execute_batch(migration.sql)
+        .map_err(|error| of(&error, context))?;
+    connection
+        .execute(
+            "INSERT INTO schema_migrations (version, name, digest, applied_at)
+             VALUES (:version, :name, :digest, :now)",
+            named_params! {
+                ":version": version,
+                ":name": migration.name,
+                ":digest": Digest::of(migration.sql.as_bytes()).as_bytes(),
+                ":now": now.to_text(),
+            },
+        )
+        .map_err(|error| of(&error, context))?;
+    connection
+        .execute_batch(&format!("PRAGMA user_version = {version}"))
+        .map_err(|error| of(&error, context))?;
+    crash_point!("migrate.before_commit");
+    connection
+        .execute_batch("COMMIT")
+        .map_err(|error| of_commit(SqliteError::from(&error)))
+}
+
+/// Schema version of a file.
+pub(crate) fn version(connection: &Connection) -> Result<u32, StorageError> {
+    let version = pragma(connection, "user_version")?;
+    u32::try_from(version).map_err(|_| StorageError::NotOurs {
+        reason: format!("its schema version is {version}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_unix_micros(0);
+    const TWO: &[Migration] = &[
+        Migration {
+            name: MIGRATIONS[0].name,
+            sql: MIGRATIONS[0].sql,
+        },
+        Migration {
+            name: "0002_more",
+            sql: "CREATE TABLE more (id INTEGER PRIMARY KEY);",
+        },
+    ];
+
+    fn tables(connection: &Connection) -> Vec<String> {
+        let mut statement = connection
+            .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")
+            .unwrap();
+        let names = statement.query_map([], |row| row.get(0)).unwrap();
+        names.map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn the_first_migration_makes_the_tables_that_operators_know() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, MIGRATIONS, NOW).unwrap();
+        let tables = tables(&connection);
+        for name in [
+            "tasks",
+            "checkpoints",
+            "work_items",
+            "idempotency_keys",
+            "task_audits",
+        ] {
+            assert!(tables.iter().any(|table| table == name), "{name}");
+        }
+        assert_eq!(version(&connection).unwrap(), 1);
+    }
+
+    #[test]
+    fn an_older_file_is_brought_forward_once() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, MIGRATIONS, NOW).unwrap();
+        migrate(&connection, TWO, NOW).unwrap();
+        migrate(&connection, TWO, NOW).unwrap();
+        assert_eq!(version(&connection).unwrap(), 2);
+        assert!(tables(&connection).iter().any(|table| table == "more"));
+    }
+
+    #[test]
+    fn a_newer_file_is_refused_and_left_as_it_is() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, TWO, NOW).unwrap();
+        let error = migrate(&connection, MIGRATIONS, NOW).unwrap_err();
+        assert!(matches!(
+            error,
+            StorageError::NewerSchema { found: 2, known: 1 }
+        ));
+        assert_eq!(version(&connection).unwrap(), 2);
+    }
+
+    #[test]
+    fn an_edited_migration_is_refused() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, TWO, NOW).unwrap();
+        let edited = [
+            Migration {
+                name: TWO[0].name,
+                sql: TWO[0].sql,
+            },
+            Migration {
+                name: "0002_more",
+                sql: "CREATE TABLE more (id INTEGER);",
+            },
+        ];
+        let error = migrate(&connection, &edited, NOW).unwrap_err();
+        let StorageError::NotOurs { reason } = error else {
+            panic!("{error:?}")
+        };
+        assert!(reason.contains("0002_more"), "{reason}");
+    }
+
+    #[test]
+    fn a_migration_that_fails_leaves_the_version_before_it_whole() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, MIGRATIONS, NOW).unwrap();
+        let before = tables(&connection);
+        let broken = [
+            Migration {
+                name: TWO[0].name,
+                sql: TWO[0].sql,
+            },
+            Migration {
+                name: "0002_broken",
+                sql: "CREATE TABLE half (id INTEGER); INSERT INTO nowhere VALUES (1);",
+            },
+        ];
+        migrate(&connection, &broken, NOW).unwrap_err();
+        assert_eq!(tables(&connection), before);
+        assert_eq!(version(&connection).unwrap(), 1);
+        assert!(connection.is_autocommit());
+    }
+}

@@ -1,0 +1,162 @@
+//! The adapter for SQLite: one file, any number of threads and processes.
+//!
+//! The only folder of the library that names `rusqlite`. Writing goes through
+//! one connection a store, behind a queue whose leader commits for all that
+//! wait; reading goes through a pool and never waits for the writer. Between
+//! processes a lock on a side file makes waiting fair.
+
+mod backup;
+mod checkpoints;
+mod config;
+mod connection;
+mod create;
+mod dump;
+mod error;
+mod group_commit;
+mod inspect;
+mod migrate;
+mod open;
+mod parts;
+mod paths;
+mod queue;
+mod readers;
+mod rows;
+mod statements;
+mod tasks;
+mod write_lock;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use agentos_core::{Commit, Deadline, Limits, Receipt, Storage, StorageError, Timestamp};
+
+pub use self::backup::BackupReport;
+pub use self::config::{Config, Durability};
+pub use self::dump::{DumpOptions, DumpReport, dump};
+use self::group_commit::{Counters, SqliteWriter};
+pub use self::inspect::{FileFacts, Inspection, Integrity, LockFacts, inspect};
+use self::queue::Queue;
+use self::readers::Readers;
+
+/// A store in one SQLite file.
+///
+/// Share it between threads in an [`Arc`]. Dropping it, or calling
+/// [`SqliteStore::close`], finishes every commit that was accepted.
+///
+/// Do not use a store in a child made by `fork` without `exec`: SQLite's locks
+/// and ours belong to the process that opened it.
+pub struct SqliteStore {
+    path: PathBuf,
+    config: Config,
+    queue: Queue<SqliteWriter>,
+    readers: Arc<Readers>,
+    counters: Arc<Counters>,
+}
+
+/// What a store has done since it was opened, and how many wait now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreCounters {
+    /// Commits that were acknowledged.
+    pub commits: u64,
+    /// Commits that were answered with an error by the writer.
+    pub failed: u64,
+    /// Transactions that carried them; each is one sync with `Durability::Full`.
+    pub groups: u64,
+    /// Most commits in one transaction.
+    pub largest_group: u64,
+    /// Commits that were run again alone, because their group's transaction was
+    /// taken down.
+    pub run_alone_again: u64,
+    /// How often the connections were opened anew after an I/O error.
+    pub reopened: u64,
+    /// Commits that wait in the queue now.
+    pub waiting: u64,
+}
+
+impl SqliteStore {
+    /// Opens the database, making it when it is not there, and brings an older
+    /// schema forward.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::NotOurs`] for any other file, an empty one among them;
+    /// [`StorageError::NewerSchema`] for one of a newer build: both are left
+    /// untouched. [`StorageError::Corrupt`] for a damaged file or a
+    /// write-ahead log without its database; [`StorageError::ReadOnly`],
+    /// [`StorageError::Io`], [`StorageError::Busy`];
+    /// [`StorageError::UnsafeEngine`] when SQLite cannot keep the promises.
+    pub fn open(config: Config) -> Result<SqliteStore, StorageError> {
+        open::open(config)
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Refuses new work, finishes what was accepted, and closes all
+    /// connections. Later calls get [`StorageError::Closed`].
+    pub fn close(&self) {
+        self.queue.close();
+        // The writer closes last: it moves the write-ahead log into the file.
+        self.readers.close();
+        self.queue.with_writer(SqliteWriter::close);
+    }
+
+    /// What the store has done, and how many wait.
+    pub fn counters(&self) -> StoreCounters {
+        let counters = &self.counters;
+        StoreCounters {
+            commits: counters.commits.load(Ordering::Relaxed),
+            failed: counters.failed.load(Ordering::Relaxed),
+            groups: counters.groups.load(Ordering::Relaxed),
+            largest_group: counters.largest_group.load(Ordering::Relaxed),
+            run_alone_again: counters.run_alone_again.load(Ordering::Relaxed),
+            reopened: counters.reopened.load(Ordering::Relaxed),
+            waiting: self.queue.waiting() as u64,
+        }
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Storage for SqliteStore {
+    fn commit(&self, commit: Commit) -> Result<Receipt, StorageError> {
+        commit.check(&self.config.limits)?;
+        let parts = commit.parts().len();
+        let receipt = self
+            .queue
+            .submit(commit, &Deadline::after(self.config.busy_timeout))?;
+        assert_eq!(
+            receipt.outcomes.len(),
+            parts,
+            "a receipt answers every part"
+        );
+        Ok(receipt)
+    }
+
+    fn limits(&self) -> &Limits {
+        &self.config.limits
+    }
+
+    fn now(&self) -> Timestamp {
+        self.config.clock.wall()
+    }
+
+    fn own_files(&self) -> Vec<PathBuf> {
+        paths::files(&self.path)
+    }
+}

@@ -1,0 +1,107 @@
+//! Opening: what is not ours is refused and left untouched; what is ours is
+//! brought forward and set up. All of it happens under the write lock, so that
+//! any number of processes may open a new file at the same instant.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use agentos_core::limits::COMMITS_PER_GROUP_MAX;
+use agentos_core::{Deadline, StorageError};
+use rusqlite::ffi;
+
+use super::SqliteStore;
+use super::config::Config;
+use super::connection::{
+    APPLICATION_ID, check_version, open_immutable, open_untouched, pragma, set_up_writer,
+};
+use super::create::create;
+use super::error::{SqliteError, of_sqlite};
+use super::group_commit::{Counters, SqliteWriter};
+use super::migrate::{self, MIGRATIONS, SCHEMA_VERSION};
+use super::paths::{resolve, with_suffix};
+use super::queue::Queue;
+use super::readers::Readers;
+use super::write_lock::WriteLock;
+
+pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
+    config.check()?;
+    check_version(rusqlite::version_number())?;
+    let path = resolve(&config.path)?;
+    if fs::symlink_metadata(&path).is_ok() {
+        // Before the side file is made: beside a foreign file nothing is left.
+        identify(&path)?;
+    }
+    let lock = WriteLock::open(&with_suffix(&path, ".wlock"))?;
+    let turn = lock.acquire(&Deadline::after(config.busy_timeout))?;
+    if fs::symlink_metadata(&path).is_err() {
+        create(&path, config.clock.wall(), config.busy_timeout)?;
+    }
+    let connection = open_untouched(&path, config.busy_timeout)?;
+    migrate::check(&connection, MIGRATIONS)?;
+    set_up_writer(&connection, config.durability)?;
+    migrate::migrate(&connection, MIGRATIONS, config.clock.wall())?;
+    drop(turn);
+
+    let counters = Arc::new(Counters::default());
+    let readers = Arc::new(Readers::new(&path, config.readers, config.busy_timeout));
+    let writer = SqliteWriter::new(
+        path.clone(),
+        config.clone(),
+        lock,
+        Arc::clone(&readers),
+        Arc::clone(&counters),
+        connection,
+    );
+    let queue = Queue::new(writer, config.limits.queue_length, COMMITS_PER_GROUP_MAX);
+    Ok(SqliteStore {
+        path,
+        config,
+        queue,
+        readers,
+        counters,
+    })
+}
+
+/// Refuses what is not ours, or too new, without leaving a trace on it.
+///
+/// Read as it lies on the disk, without the write-ahead log: our files carry
+/// their application id from the moment they have a name.
+pub(crate) fn identify(path: &Path) -> Result<(), StorageError> {
+    let not_ours = |reason: String| Err(StorageError::NotOurs { reason });
+    let metadata = fs::metadata(path).map_err(|error| super::error::of_io(error, path))?;
+    if !metadata.is_file() {
+        return not_ours(format!("{} is not a file", path.display()));
+    }
+    if metadata.len() == 0 {
+        return not_ours("the file is empty".into());
+    }
+    let connection = open_immutable(path)
+        .map_err(|error| of_sqlite(SqliteError::from(&error), "looking at a file"))?;
+    // Killed while it moved pages from the log, a sound file can be shorter than
+    // its first page says; the log mends that. Here only the first page counts.
+    let header = connection
+        .execute_batch("PRAGMA writable_schema = ON")
+        .map_err(|error| SqliteError::from(&error))
+        .and_then(|()| {
+            connection
+                .query_row("PRAGMA application_id", [], |row| row.get::<_, i32>(0))
+                .map_err(|error| SqliteError::from(&error))
+        });
+    match header {
+        Ok(APPLICATION_ID) => {}
+        Ok(found) => return not_ours(format!("its application id is {found}")),
+        Err(error) if error.primary() == ffi::SQLITE_NOTADB => {
+            return not_ours("it is no SQLite database".into());
+        }
+        Err(error) => return Err(of_sqlite(error, "looking at a file")),
+    }
+    let found = u32::try_from(pragma(&connection, "user_version")?).unwrap_or(u32::MAX);
+    if found > SCHEMA_VERSION {
+        return Err(StorageError::NewerSchema {
+            found,
+            known: SCHEMA_VERSION,
+        });
+    }
+    Ok(())
+}

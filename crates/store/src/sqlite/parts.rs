@@ -1,0 +1,254 @@
+//! Applies the parts of a commit, inside the transaction of its group.
+
+use agentos_core::records::audit::{TASK_CREATED, TASK_STATUS};
+use agentos_core::records::checkpoint::Sealed;
+use agentos_core::records::task::metadata_text;
+use agentos_core::{
+    AppendCheckpoint, Appended, AuditLine, Commit, EvidenceResult, NewTask, Part, PartOutcome,
+    Receipt, RecordVerification, SetTaskStatus, StorageError, TaskStatus, Timestamp,
+};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, named_params};
+
+use super::error::of;
+use super::{checkpoints, statements, tasks};
+
+/// Applies a commit's parts in order. On an error some may have been applied:
+/// the caller rolls back.
+pub(crate) fn apply(
+    connection: &Connection,
+    commit: &Commit,
+    now: Timestamp,
+) -> Result<Receipt, StorageError> {
+    let apply = Apply {
+        connection,
+        now,
+        now_text: now.to_text(),
+    };
+    let outcomes = commit
+        .parts()
+        .iter()
+        .map(|part| apply.part(part))
+        .collect::<Result<_, _>>()?;
+    Ok(Receipt { outcomes })
+}
+
+/// One commit under way: all of its rows carry one moment.
+struct Apply<'c> {
+    connection: &'c Connection,
+    now: Timestamp,
+    now_text: String,
+}
+
+impl Apply<'_> {
+    fn part(&self, part: &Part) -> Result<PartOutcome, StorageError> {
+        match part {
+            Part::CreateTask(task) => self.create_task(task),
+            Part::SetTaskStatus(change) => self.set_task_status(change),
+            Part::AppendCheckpoint(checkpoint) => self.append_checkpoint(checkpoint),
+            Part::RecordVerification(record) => self.record_verification(record),
+            Part::Audit(line) => self.audit(line),
+        }
+    }
+
+    fn create_task(&self, new: &NewTask) -> Result<PartOutcome, StorageError> {
+        let context = "creating a task";
+        let inserted = self
+            .prepare(statements::TASKS_INSERT)?
+            .execute(named_params! {
+                ":task": new.id.as_str(),
+                ":type": new.task_type,
+                ":metadata": metadata_text(&new.metadata),
+                ":now": self.now_text,
+            })
+            .map_err(|error| of(&error, context))?;
+        if inserted == 0 {
+            let task = tasks::get(self.connection, &new.id)?
+                .ok_or_else(|| StorageError::not_found("task", &new.id))?;
+            if !new.is_same_as(&task) {
+                return Err(StorageError::Conflict {
+                    what: "task",
+                    id: new.id.to_string(),
+                });
+            }
+            return Ok(PartOutcome::TaskCreated {
+                task,
+                existed: true,
+            });
+        }
+        self.prepare(statements::CHECKPOINTS_START_NUMBERS)?
+            .execute(named_params! { ":task": new.id.as_str() })
+            .map_err(|error| of(&error, context))?;
+        self.write_audit(
+            &AuditLine::new(new.id.clone(), TASK_CREATED),
+            None,
+            Some(TaskStatus::INITIAL),
+        )?;
+        let task = agentos_core::Task {
+            id: new.id.clone(),
+            task_type: new.task_type.clone(),
+            status: TaskStatus::INITIAL,
+            metadata: new.metadata.clone(),
+            created_at: self.now,
+            updated_at: self.now,
+        };
+        Ok(PartOutcome::TaskCreated {
+            task,
+            existed: false,
+        })
+    }
+
+    fn set_task_status(&self, change: &SetTaskStatus) -> Result<PartOutcome, StorageError> {
+        let task = tasks::get(self.connection, &change.task)?
+            .ok_or_else(|| StorageError::not_found("task", &change.task))?;
+        let (from, to) = (task.status, change.to);
+        if !from.can_become(to) {
+            return Err(StorageError::IllegalTransition {
+                what: "task",
+                id: change.task.to_string(),
+                from: from.as_str(),
+                to: to.as_str(),
+            });
+        }
+        self.prepare(statements::TASKS_SET_STATUS)?
+            .execute(named_params! {
+                ":task": change.task.as_str(),
+                ":from": from.as_str(),
+                ":to": to.as_str(),
+                ":now": self.now_text,
+            })
+            .map_err(|error| of(&error, "setting a task's state"))?;
+        let mut line = AuditLine::new(change.task.clone(), TASK_STATUS);
+        line.reason.clone_from(&change.reason);
+        self.write_audit(&line, Some(from), Some(to))?;
+        Ok(PartOutcome::TaskStatusSet { from, to })
+    }
+
+    fn append_checkpoint(&self, new: &AppendCheckpoint) -> Result<PartOutcome, StorageError> {
+        let context = "appending a checkpoint";
+        let number: Option<i64> = self
+            .prepare(statements::CHECKPOINTS_NEXT_NUMBER)?
+            .query_row(named_params! { ":task": new.task.as_str() }, |row| {
+                row.get(0)
+            })
+            .optional()
+            .map_err(|error| of(&error, context))?;
+        let number = number.ok_or_else(|| StorageError::not_found("task", &new.task))?;
+        let sequence = checkpoints::sequence(number)?;
+        let snapshot = new.snapshot.as_ref().map(|snapshot| snapshot.summary());
+        let metadata = metadata_text(&new.metadata);
+        let seal = Sealed {
+            task: &new.task,
+            sequence,
+            checkpoint_type: new.checkpoint_type,
+            snapshot,
+            evidence: new.evidence.as_deref(),
+            metadata: metadata.as_deref(),
+            created_at: self.now,
+        }
+        .seal();
+        self.prepare(statements::CHECKPOINTS_INSERT)?
+            .execute(named_params! {
+                ":task": new.task.as_str(),
+                ":sequence": number,
+                ":type": new.checkpoint_type.as_str(),
+                ":verification": new.verification.as_str(),
+                ":now": self.now_text,
+                ":codec": snapshot.map(|snapshot| snapshot.codec.id()),
+                ":version": snapshot.map(|snapshot| snapshot.version),
+                ":bytes": snapshot.map(|snapshot| snapshot.bytes.cast_signed()),
+                ":digest": snapshot.as_ref().map(|snapshot| snapshot.digest.as_bytes()),
+                ":seal": seal.as_bytes(),
+                ":metadata": metadata,
+                ":evidence": new.evidence,
+                ":snapshot": new.snapshot.as_ref().map(|snapshot| snapshot.bytes()),
+            })
+            .map_err(|error| of(&error, context))?;
+        if !new.results.is_empty() {
+            self.write_results(self.connection.last_insert_rowid(), &new.results)?;
+        }
+        Ok(PartOutcome::CheckpointAppended(Appended {
+            sequence,
+            seal,
+            created_at: self.now,
+        }))
+    }
+
+    fn record_verification(
+        &self,
+        record: &RecordVerification,
+    ) -> Result<PartOutcome, StorageError> {
+        let context = "recording a verification";
+        let checkpoint: Option<i64> = self
+            .prepare(statements::CHECKPOINTS_SET_VERIFICATION)?
+            .query_row(
+                named_params! {
+                    ":task": record.task.as_str(),
+                    ":sequence": record.sequence.get().cast_signed(),
+                    ":verification": record.verification.as_str(),
+                },
+                |row| row.get(0),
+            )
+            .optional()
+            .map_err(|error| of(&error, context))?;
+        let Some(checkpoint) = checkpoint else {
+            let id = format!("{} of task {}", record.sequence, record.task);
+            return Err(StorageError::not_found("checkpoint", id));
+        };
+        self.prepare(statements::EVIDENCE_CLEAR)?
+            .execute(named_params! { ":checkpoint": checkpoint })
+            .map_err(|error| of(&error, context))?;
+        self.write_results(checkpoint, &record.results)?;
+        Ok(PartOutcome::VerificationRecorded)
+    }
+
+    fn write_results(&self, row: i64, results: &[EvidenceResult]) -> Result<(), StorageError> {
+        let mut insert = self.prepare(statements::EVIDENCE_INSERT)?;
+        for result in results {
+            insert
+                .execute(named_params! {
+                    ":checkpoint": row,
+                    ":item": result.item,
+                    ":kind": result.kind,
+                    ":outcome": result.outcome.as_str(),
+                    ":reason": result.reason,
+                    ":checked_at": result.checked_at.to_text(),
+                })
+                .map_err(|error| of(&error, "recording evidence"))?;
+        }
+        Ok(())
+    }
+
+    fn audit(&self, line: &AuditLine) -> Result<PartOutcome, StorageError> {
+        if tasks::get(self.connection, &line.task)?.is_none() {
+            return Err(StorageError::not_found("task", &line.task));
+        }
+        self.write_audit(line, None, None)?;
+        Ok(PartOutcome::Audited)
+    }
+
+    fn write_audit(
+        &self,
+        line: &AuditLine,
+        from: Option<TaskStatus>,
+        to: Option<TaskStatus>,
+    ) -> Result<(), StorageError> {
+        self.prepare(statements::AUDITS_INSERT)?
+            .execute(named_params! {
+                ":task": line.task.as_str(),
+                ":event": line.event,
+                ":from": from.map(TaskStatus::as_str),
+                ":to": to.map(TaskStatus::as_str),
+                ":reason": line.reason,
+                ":detail": metadata_text(&line.detail),
+                ":now": self.now_text,
+            })
+            .map_err(|error| of(&error, "writing an audit line"))?;
+        Ok(())
+    }
+
+    fn prepare(&self, sql: &str) -> Result<CachedStatement<'_>, StorageError> {
+        self.connection
+            .prepare_cached(sql)
+            .map_err(|error| of(&error, "preparing a statement"))
+    }
+}

@@ -1,0 +1,279 @@
+//! The queue in front of the one writer: leader and followers.
+//!
+//! A caller that finds nobody leading leads: it takes the writer's turn, takes
+//! what is queued by then, runs it all as one group, and answers the others. A
+//! lone caller pays no thread hop and no delay. Whoever leads hands the lead to
+//! the next in the queue, also when it fails, so a dying leader is not special.
+//!
+//! Every caller waits with a deadline of its own. One whose work has begun gets
+//! the true answer, however late; one whose work has not begun leaves the queue
+//! and knows that nothing was done. This file knows no database: the writer is
+//! a parameter.
+
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use agentos_core::Deadline;
+
+use crate::sync::{Condvar, Mutex};
+
+/// What the queue drives.
+pub(crate) trait Writer {
+    /// Work of one caller.
+    type Job;
+    /// What a caller gets.
+    type Answer;
+    /// The exclusive right to write; given back when dropped.
+    type Turn;
+
+    /// Waits for the right to write, until the deadline.
+    fn take_turn(&mut self, deadline: &Deadline) -> Result<Self::Turn, Self::Answer>;
+
+    /// Runs the jobs as one group. Gives one answer a job, in their order.
+    fn run(&mut self, turn: Self::Turn, jobs: Vec<Self::Job>) -> Vec<Self::Answer>;
+
+    /// The group panicked: puts the writer right.
+    fn recover(&mut self);
+
+    /// The answer to a caller whose deadline passed before its work began.
+    fn busy(deadline: &Deadline) -> Self::Answer;
+    /// The answer to a caller that came after the queue was closed.
+    fn closed() -> Self::Answer;
+    /// The answer to a caller whose group panicked.
+    fn panicked() -> Self::Answer;
+}
+
+/// The queue and its writer.
+pub(crate) struct Queue<W: Writer> {
+    writer: Mutex<W>,
+    line: Mutex<Line<W>>,
+    /// Somebody may come in from outside a full queue.
+    room: Condvar,
+    /// Nobody leads any more.
+    idle: Condvar,
+    length_max: usize,
+    group_max: usize,
+}
+
+struct Line<W: Writer> {
+    waiting: VecDeque<Arc<Slot<W>>>,
+    outside: usize,
+    led: bool,
+    closed: bool,
+}
+
+/// A caller's place in the queue.
+struct Slot<W: Writer> {
+    state: Mutex<State<W>>,
+    changed: Condvar,
+}
+
+enum State<W: Writer> {
+    /// In the queue.
+    Queued(W::Job),
+    /// Out of the queue: a leader is working on it.
+    Taken,
+    /// Out of the queue: the caller leads now.
+    Lead(W::Job),
+    /// Done.
+    Answered(W::Answer),
+}
+
+impl<W: Writer> Slot<W> {
+    fn set(&self, state: State<W>) {
+        *self.state.lock() = state;
+        self.changed.notify_one();
+    }
+}
+
+impl<W: Writer> Queue<W> {
+    /// At most `length_max` callers wait; at most `group_max` share a group.
+    pub(crate) fn new(writer: W, length_max: usize, group_max: usize) -> Queue<W> {
+        assert!(0 < length_max && 0 < group_max);
+        Queue {
+            writer: Mutex::new(writer),
+            line: Mutex::new(Line {
+                waiting: VecDeque::new(),
+                outside: 0,
+                led: false,
+                closed: false,
+            }),
+            room: Condvar::default(),
+            idle: Condvar::default(),
+            length_max,
+            group_max,
+        }
+    }
+
+    /// Has a job done, by this caller or by another, and gives its answer.
+    pub(crate) fn submit(&self, job: W::Job, deadline: &Deadline) -> W::Answer {
+        let mut line = self.line.lock();
+        while !line.closed && line.led && line.waiting.len() >= self.length_max {
+            line.outside += 1;
+            let (guard, timed_out) = self.room.wait_until(line, deadline);
+            line = guard;
+            line.outside -= 1;
+            if timed_out && line.led && line.waiting.len() >= self.length_max {
+                return W::busy(deadline);
+            }
+        }
+        if line.closed {
+            return W::closed();
+        }
+        if !line.led {
+            line.led = true;
+            drop(line);
+            return self.lead(job, deadline);
+        }
+        let slot = Arc::new(Slot {
+            state: Mutex::new(State::Queued(job)),
+            changed: Condvar::default(),
+        });
+        line.waiting.push_back(Arc::clone(&slot));
+        drop(line);
+        self.follow(&slot, deadline)
+    }
+
+    /// How many callers wait in the queue.
+    pub(crate) fn waiting(&self) -> usize {
+        self.line.lock().waiting.len()
+    }
+
+    /// Refuses new work, and returns when all that was accepted is answered.
+    pub(crate) fn close(&self) {
+        let mut line = self.line.lock();
+        line.closed = true;
+        self.room.notify_all();
+        while line.led || !line.waiting.is_empty() {
+            line = self.idle.wait(line);
+        }
+    }
+
+    /// Gives the writer to somebody who must be alone with it.
+    pub(crate) fn with_writer<R>(&self, work: impl FnOnce(&mut W) -> R) -> R {
+        work(&mut self.writer.lock())
+    }
+
+    fn follow(&self, slot: &Arc<Slot<W>>, deadline: &Deadline) -> W::Answer {
+        let mut begun = false;
+        let mut state = slot.state.lock();
+        loop {
+            match std::mem::replace(&mut *state, State::Taken) {
+                State::Answered(answer) => return answer,
+                State::Lead(job) => {
+                    drop(state);
+                    return self.lead(job, deadline);
+                }
+                waiting => *state = waiting,
+            }
+            if begun {
+                state = slot.changed.wait(state);
+                continue;
+            }
+            let (guard, timed_out) = slot.changed.wait_until(state, deadline);
+            state = guard;
+            if timed_out {
+                drop(state);
+                if self.withdraw(slot) {
+                    return W::busy(deadline);
+                }
+                begun = true;
+                state = slot.state.lock();
+            }
+        }
+    }
+
+    /// Takes a slot out of the queue; `false` when a leader took it first.
+    fn withdraw(&self, slot: &Arc<Slot<W>>) -> bool {
+        let mut line = self.line.lock();
+        let place = line
+            .waiting
+            .iter()
+            .position(|other| Arc::ptr_eq(other, slot));
+        if let Some(place) = place {
+            line.waiting.remove(place);
+            if 0 < line.outside {
+                self.room.notify_one();
+            }
+        }
+        place.is_some()
+    }
+
+    fn lead(&self, job: W::Job, deadline: &Deadline) -> W::Answer {
+        let lead = Lead(self);
+        let mut writer = self.writer.lock();
+        let turn = match writer.take_turn(deadline) {
+            Ok(turn) => turn,
+            Err(answer) => {
+                drop(writer);
+                return answer; // dropping `lead` hands it on
+            }
+        };
+        let mut jobs = vec![job];
+        let slots = self.take_queued(&mut jobs);
+        let count = jobs.len();
+        let answers = catch_unwind(AssertUnwindSafe(|| writer.run(turn, jobs)));
+        let mut answers = match answers {
+            Ok(answers) if answers.len() == count => answers,
+            _ => {
+                writer.recover();
+                (0..count).map(|_| W::panicked()).collect()
+            }
+        }
+        .into_iter();
+        drop(writer);
+        // The next group can begin while this one is being answered.
+        drop(lead);
+        let mine = answers.next().unwrap_or_else(W::panicked);
+        for (slot, answer) in slots.iter().zip(answers) {
+            slot.set(State::Answered(answer));
+        }
+        mine
+    }
+
+    /// Moves what is queued into the group.
+    fn take_queued(&self, jobs: &mut Vec<W::Job>) -> Vec<Arc<Slot<W>>> {
+        let mut slots = Vec::new();
+        let mut line = self.line.lock();
+        while jobs.len() < self.group_max {
+            let Some(slot) = line.waiting.pop_front() else {
+                break;
+            };
+            let state = std::mem::replace(&mut *slot.state.lock(), State::Taken);
+            if let State::Queued(job) = state {
+                jobs.push(job);
+                slots.push(slot);
+            }
+        }
+        if 0 < line.outside {
+            self.room.notify_all();
+        }
+        slots
+    }
+}
+
+/// The lead. Handed to the next in the queue when dropped.
+struct Lead<'q, W: Writer>(&'q Queue<W>);
+
+impl<W: Writer> Drop for Lead<'_, W> {
+    fn drop(&mut self) {
+        let mut line = self.0.line.lock();
+        while let Some(slot) = line.waiting.pop_front() {
+            let mut state = slot.state.lock();
+            if let State::Queued(job) = std::mem::replace(&mut *state, State::Taken) {
+                *state = State::Lead(job);
+                slot.changed.notify_one();
+                if 0 < line.outside {
+                    self.0.room.notify_one();
+                }
+                return;
+            }
+        }
+        line.led = false;
+        if 0 < line.outside {
+            self.0.room.notify_all();
+        }
+        self.0.idle.notify_all();
+    }
+}

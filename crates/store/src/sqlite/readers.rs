@@ -1,0 +1,189 @@
+//! Read-only connections, pooled.
+//!
+//! Readers never wait for the writer. A connection that met an I/O error or
+//! damage is closed and not lent again: the pool itself would not notice.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentos_core::{Deadline, StorageError};
+use parking_lot::RwLock;
+use r2d2::ManageConnection;
+use r2d2_sqlite::SqliteConnectionManager;
+use rusqlite::{Connection, OpenFlags, ffi};
+
+use super::connection::set_up_reader;
+use super::error::{SqliteError, of_sqlite};
+
+/// The readers of one store.
+pub(crate) struct Readers {
+    path: PathBuf,
+    size: u32,
+    busy: Duration,
+    pool: RwLock<Pool>,
+}
+
+enum Pool {
+    /// Made at the first read.
+    Absent,
+    Open(r2d2::Pool<Manager>),
+    Closed,
+}
+
+/// Opens readers, and tells the pool which are broken.
+struct Manager {
+    files: SqliteConnectionManager,
+    busy: Duration,
+}
+
+/// A reader and whether it may be lent again.
+struct Reader {
+    connection: Connection,
+    broken: bool,
+}
+
+impl Readers {
+    pub(crate) fn new(path: &Path, size: u32, busy: Duration) -> Readers {
+        Readers {
+            path: path.to_path_buf(),
+            size,
+            busy,
+            pool: RwLock::new(Pool::Absent),
+        }
+    }
+
+    /// Closes all readers, lent ones when they come back. The next read opens
+    /// new ones.
+    pub(crate) fn discard(&self) {
+        let mut pool = self.pool.write();
+        if !matches!(*pool, Pool::Closed) {
+            *pool = Pool::Absent;
+        }
+    }
+
+    /// Closes all readers; later reads are refused.
+    pub(crate) fn close(&self) {
+        *self.pool.write() = Pool::Closed;
+    }
+
+    fn pool(&self) -> Result<r2d2::Pool<Manager>, StorageError> {
+        match &*self.pool.read() {
+            Pool::Open(pool) => return Ok(pool.clone()),
+            Pool::Closed => return Err(StorageError::Closed),
+            Pool::Absent => {}
+        }
+        let mut slot = self.pool.write();
+        match &*slot {
+            Pool::Open(pool) => Ok(pool.clone()),
+            Pool::Closed => Err(StorageError::Closed),
+            Pool::Absent => {
+                let pool = self.open_pool()?;
+                *slot = Pool::Open(pool.clone());
+                Ok(pool)
+            }
+        }
+    }
+
+    fn open_pool(&self) -> Result<r2d2::Pool<Manager>, StorageError> {
+        let files = SqliteConnectionManager::file(&self.path)
+            .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX);
+        r2d2::Pool::builder()
+            .max_size(self.size)
+            .min_idle(Some(1))
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_on_check_out(false)
+            .connection_timeout(self.busy.max(Duration::from_millis(1)))
+            .error_handler(Box::new(LogErrors))
+            .build(Manager {
+                files,
+                busy: self.busy,
+            })
+            .map_err(|error| StorageError::Io(Box::new(error)))
+    }
+
+    /// Reads with a connection of the pool. The closure must finish its
+    /// statements before it returns, so that no read transaction outlives it.
+    pub(crate) fn read<R>(
+        &self,
+        context: &'static str,
+        read: impl FnOnce(&Connection) -> Result<R, ReadError>,
+    ) -> Result<R, StorageError> {
+        let pool = self.pool()?;
+        let deadline = Deadline::after(self.busy);
+        let mut reader = pool.get().map_err(|_| StorageError::Busy {
+            waited: deadline.waited(),
+        })?;
+        match read(&reader.connection) {
+            Ok(value) => Ok(value),
+            Err(ReadError::Storage(error)) => Err(error),
+            Err(ReadError::Sqlite(error)) => {
+                reader.broken = matches!(
+                    error.primary(),
+                    ffi::SQLITE_IOERR
+                        | ffi::SQLITE_CORRUPT
+                        | ffi::SQLITE_NOTADB
+                        | ffi::SQLITE_CANTOPEN
+                        | ffi::SQLITE_NOMEM
+                );
+                Err(match of_sqlite(error, context) {
+                    StorageError::Busy { .. } => StorageError::Busy {
+                        waited: deadline.waited(),
+                    },
+                    error => error,
+                })
+            }
+        }
+    }
+}
+
+/// Why a read failed: the engine, or what it read.
+pub(crate) enum ReadError {
+    Sqlite(SqliteError),
+    Storage(StorageError),
+}
+
+impl From<rusqlite::Error> for ReadError {
+    fn from(error: rusqlite::Error) -> ReadError {
+        ReadError::Sqlite(SqliteError::from(&error))
+    }
+}
+
+impl From<StorageError> for ReadError {
+    fn from(error: StorageError) -> ReadError {
+        ReadError::Storage(error)
+    }
+}
+
+impl ManageConnection for Manager {
+    type Connection = Reader;
+    type Error = rusqlite::Error;
+
+    fn connect(&self) -> rusqlite::Result<Reader> {
+        let connection = self.files.connect()?;
+        set_up_reader(&connection, self.busy)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        Ok(Reader {
+            connection,
+            broken: false,
+        })
+    }
+
+    fn is_valid(&self, reader: &mut Reader) -> rusqlite::Result<()> {
+        self.files.is_valid(&mut reader.connection)
+    }
+
+    fn has_broken(&self, reader: &mut Reader) -> bool {
+        // A read that left a transaction open must not reach the next borrower.
+        reader.broken || !reader.connection.is_autocommit()
+    }
+}
+
+#[derive(Debug)]
+struct LogErrors;
+
+impl r2d2::HandleError<rusqlite::Error> for LogErrors {
+    fn handle_error(&self, error: rusqlite::Error) {
+        tracing::warn!(%error, "a reader could not be opened");
+    }
+}

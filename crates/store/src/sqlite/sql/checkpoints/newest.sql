@@ -1,0 +1,6 @@
+SELECT sequence_number, checkpoint_type, verification, created_at, codec, state_version,
+       state_bytes, state_digest, seal, metadata, evidence, snapshot
+FROM checkpoints
+WHERE task_id = :task AND sequence_number < :below
+ORDER BY sequence_number DESC
+LIMIT 1

@@ -1,0 +1,2 @@
+DELETE FROM evidence_results
+WHERE checkpoint_id = :checkpoint

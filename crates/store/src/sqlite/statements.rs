@@ -1,0 +1,102 @@
+//! Names each statement's file once.
+
+/// Declares one constant a file of `sql/`, and the list of all of them.
+macro_rules! statements {
+    ($($name:ident = $file:literal;)+) => {
+        $( pub(crate) const $name: &str = include_str!(concat!("sql/", $file)); )+
+
+        #[cfg(test)]
+        pub(crate) const ALL: &[(&str, &str)] = &[$( ($file, $name), )+];
+    };
+}
+
+statements! {
+    AUDITS_INSERT = "audits/insert.sql";
+    AUDITS_LIST = "audits/list.sql";
+    CHECKPOINTS_GET = "checkpoints/get.sql";
+    CHECKPOINTS_INSERT = "checkpoints/insert.sql";
+    CHECKPOINTS_LIST = "checkpoints/list.sql";
+    CHECKPOINTS_NEWEST = "checkpoints/newest.sql";
+    CHECKPOINTS_NEWEST_NUMBER = "checkpoints/newest_number.sql";
+    CHECKPOINTS_NEXT_NUMBER = "checkpoints/next_number.sql";
+    CHECKPOINTS_SET_VERIFICATION = "checkpoints/set_verification.sql";
+    CHECKPOINTS_START_NUMBERS = "checkpoints/start_numbers.sql";
+    EVIDENCE_CLEAR = "evidence/clear.sql";
+    EVIDENCE_INSERT = "evidence/insert.sql";
+    EVIDENCE_LIST = "evidence/list.sql";
+    TASKS_GET = "tasks/get.sql";
+    TASKS_INSERT = "tasks/insert.sql";
+    TASKS_LIST = "tasks/list.sql";
+    TASKS_SET_STATUS = "tasks/set_status.sql";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use agentos_core::Timestamp;
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::sqlite::migrate::{MIGRATIONS, migrate};
+
+    fn newest_schema() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, MIGRATIONS, Timestamp::from_unix_micros(0)).unwrap();
+        connection
+    }
+
+    fn plan(connection: &Connection, sql: &str) -> String {
+        let mut statement = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+            .unwrap();
+        let nulls = vec![rusqlite::types::Value::Null; statement.parameter_count()];
+        let rows = statement
+            .query_map(rusqlite::params_from_iter(nulls), |row| {
+                row.get::<_, String>(3)
+            })
+            .unwrap();
+        rows.map(Result::unwrap).collect::<Vec<_>>().join("; ")
+    }
+
+    #[test]
+    fn every_statement_prepares_against_the_newest_schema() {
+        let connection = newest_schema();
+        for (file, sql) in ALL {
+            connection
+                .prepare(sql)
+                .unwrap_or_else(|error| panic!("{file}: {error}"));
+        }
+    }
+
+    /// Costs must not grow with history: no scan and no sorting.
+    #[test]
+    fn no_statement_scans_or_sorts() {
+        let connection = newest_schema();
+        for (file, sql) in ALL {
+            let plan = plan(&connection, sql);
+            assert!(
+                !plan.contains("SCAN") && !plan.contains("TEMP B-TREE"),
+                "{file}: {plan}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_file_of_the_folder_is_named() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/sqlite/sql");
+        let mut files = 0;
+        for area in std::fs::read_dir(folder).unwrap() {
+            for file in std::fs::read_dir(area.unwrap().path()).unwrap() {
+                let path = file.unwrap().path();
+                assert!(
+                    ALL.iter().any(|(named, _)| path.ends_with(named)),
+                    "{} is not used",
+                    path.display()
+                );
+                files += 1;
+            }
+        }
+        assert_eq!(files, ALL.len());
+    }
+}

@@ -1,0 +1,265 @@
+//! The write lock: an exclusive `flock` on a side file, `<database>.wlock`.
+//!
+//! Every write transaction of every process happens under it, which makes
+//! waiting fair: SQLite's own busy handler lets one process starve another for
+//! seconds. The kernel gives the lock back when its holder dies.
+//!
+//! `flock` has no deadline, callers do. A free lock is taken at once; for a
+//! held one a single thread per store waits in the kernel, and callers wait for
+//! that thread with their own deadlines. A lock that arrives when nobody wants
+//! it any more is given back.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+
+use agentos_core::{Deadline, StorageError};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::error::of_io;
+use crate::sync::{Condvar, Mutex};
+
+/// The write lock of one store.
+pub(crate) struct WriteLock {
+    shared: Arc<Shared>,
+    waiter: Mutex<Option<Waiter>>,
+}
+
+struct Shared {
+    file: File,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// A caller waits for the lock.
+    wanted: bool,
+    /// The thread waits in the kernel. Nobody else may touch the lock then: it
+    /// belongs to the open file, not to a thread.
+    waiting: bool,
+    /// The thread got the lock for the caller that wants it.
+    granted: bool,
+    /// Why the thread did not get it.
+    failed: Option<io::Error>,
+}
+
+struct Waiter {
+    ask: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+/// The lock, held. Given back when dropped.
+pub(crate) struct Held(Arc<Shared>);
+
+impl WriteLock {
+    /// Opens the side file, making it with mode 0600 when it is not there.
+    pub(crate) fn open(path: &Path) -> Result<WriteLock, StorageError> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(|error| of_io(error, path))?;
+        let shared = Shared {
+            file,
+            state: Mutex::new(State::default()),
+            changed: Condvar::default(),
+        };
+        Ok(WriteLock {
+            shared: Arc::new(shared),
+            waiter: Mutex::new(None),
+        })
+    }
+
+    /// Waits for the lock until the deadline. One caller at a time: the queue's
+    /// leader, or whoever opens or closes the store.
+    pub(crate) fn acquire(&self, deadline: &Deadline) -> Result<Held, StorageError> {
+        let mut state = self.shared.state.lock();
+        if !state.waiting {
+            match retry_interrupted(|| {
+                flock(&self.shared.file, FlockOperation::NonBlockingLockExclusive)
+            }) {
+                Ok(()) => return Ok(Held(Arc::clone(&self.shared))),
+                Err(Errno::WOULDBLOCK) => {}
+                Err(error) => return Err(StorageError::Io(Box::new(error))),
+            }
+            self.ask_waiter()?;
+            state.waiting = true;
+        }
+        state.wanted = true;
+        loop {
+            if state.granted {
+                state.granted = false;
+                state.wanted = false;
+                return Ok(Held(Arc::clone(&self.shared)));
+            }
+            if let Some(error) = state.failed.take() {
+                state.wanted = false;
+                return Err(StorageError::Io(Box::new(error)));
+            }
+            if deadline.passed() {
+                state.wanted = false;
+                return Err(StorageError::Busy {
+                    waited: deadline.waited(),
+                });
+            }
+            (state, _) = self.shared.changed.wait_until(state, deadline);
+        }
+    }
+
+    /// Wakes the thread, starting it the first time.
+    fn ask_waiter(&self) -> Result<(), StorageError> {
+        let mut waiter = self.waiter.lock();
+        if waiter.is_none() {
+            let (ask, inbox) = bounded(1);
+            let shared = Arc::clone(&self.shared);
+            let thread = thread::Builder::new()
+                .name("agentos-write-lock".into())
+                .spawn(move || wait_in_kernel(&shared, &inbox))
+                .map_err(|error| StorageError::Io(Box::new(error)))?;
+            *waiter = Some(Waiter { ask, thread });
+        }
+        let sent = waiter
+            .as_ref()
+            .is_some_and(|waiter| waiter.ask.send(()).is_ok());
+        if sent {
+            return Ok(());
+        }
+        Err(StorageError::Internal {
+            context: "waiting for the write lock".into(),
+            cause: "its thread has ended".into(),
+        })
+    }
+}
+
+impl Drop for WriteLock {
+    fn drop(&mut self) {
+        let Some(Waiter { ask, thread }) = self.waiter.lock().take() else {
+            return;
+        };
+        drop(ask);
+        // A thread that waits in the kernel cannot be called back. It keeps the
+        // side file alone, gives the lock back when it comes, and ends then.
+        if !self.shared.state.lock().waiting {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        unlock(&self.0.file);
+    }
+}
+
+/// The waiting thread: one request, one wait.
+fn wait_in_kernel(shared: &Shared, inbox: &Receiver<()>) {
+    while inbox.recv().is_ok() {
+        let locked = retry_interrupted(|| flock(&shared.file, FlockOperation::LockExclusive));
+        let mut state = shared.state.lock();
+        state.waiting = false;
+        match locked {
+            Ok(()) if state.wanted => state.granted = true,
+            Ok(()) => unlock(&shared.file),
+            Err(error) => state.failed = Some(error.into()),
+        }
+        shared.changed.notify_all();
+    }
+}
+
+fn unlock(file: &File) {
+    if let Err(error) = retry_interrupted(|| flock(file, FlockOperation::Unlock)) {
+        tracing::error!(%error, "the write lock could not be given back");
+    }
+}
+
+fn retry_interrupted(mut call: impl FnMut() -> rustix::io::Result<()>) -> rustix::io::Result<()> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pair() -> (tempfile::TempDir, WriteLock, WriteLock) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.wlock");
+        let (one, other) = (
+            WriteLock::open(&path).unwrap(),
+            WriteLock::open(&path).unwrap(),
+        );
+        (dir, one, other)
+    }
+
+    fn soon() -> Deadline {
+        Deadline::after(Duration::from_millis(20))
+    }
+
+    fn later() -> Deadline {
+        Deadline::after(Duration::from_secs(20))
+    }
+
+    #[test]
+    fn a_held_lock_is_busy_and_comes_when_it_is_given_back() {
+        let (_dir, one, other) = pair();
+        let held = one.acquire(&later()).unwrap();
+        assert!(matches!(
+            other.acquire(&soon()),
+            Err(StorageError::Busy { .. })
+        ));
+        drop(held);
+        let held = other.acquire(&later()).unwrap();
+        assert!(matches!(
+            one.acquire(&soon()),
+            Err(StorageError::Busy { .. })
+        ));
+        drop(held);
+    }
+
+    /// Goal: a caller that gave up leaves nothing behind. Method: the thread is
+    /// still waiting in the kernel when the lock becomes free; it must give it
+    /// back, so that the other store gets it again.
+    #[test]
+    fn a_lock_that_nobody_wants_any_more_is_given_back() {
+        let (_dir, one, other) = pair();
+        for _ in 0..50 {
+            let held = one.acquire(&later()).unwrap();
+            assert!(matches!(
+                other.acquire(&Deadline::after(Duration::ZERO)),
+                Err(StorageError::Busy { .. })
+            ));
+            drop(held);
+        }
+        drop(one.acquire(&later()).unwrap());
+        drop(other.acquire(&later()).unwrap());
+    }
+
+    #[test]
+    fn a_closed_store_whose_thread_waits_does_not_keep_the_lock() {
+        let (dir, one, other) = pair();
+        let held = one.acquire(&later()).unwrap();
+        assert!(matches!(
+            other.acquire(&soon()),
+            Err(StorageError::Busy { .. })
+        ));
+        drop(other);
+        drop(held);
+        let third = WriteLock::open(&dir.path().join("x.wlock")).unwrap();
+        drop(third.acquire(&later()).unwrap());
+    }
+}
