@@ -25,6 +25,8 @@ pub const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 pub const METADATA_BYTES_DEFAULT: usize = 64 << 10;
 /// Largest metadata that can be configured.
 pub const METADATA_BYTES_MAX: usize = 16 << 20;
+/// Deepest nesting of metadata: well below the depth at which JSON readers give up.
+pub const METADATA_DEPTH_MAX: usize = 64;
 /// Largest evidence pack, in bytes of JSON.
 pub const EVIDENCE_BYTES_MAX: usize = 256 << 10;
 /// Most items in an evidence pack.

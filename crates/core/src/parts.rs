@@ -4,6 +4,8 @@
 //! is data it can be queued, shared in one transaction with others, run again,
 //! sent to another engine, or replayed by a model in a test.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::error::{InvalidInput, StorageError};
@@ -240,7 +242,12 @@ fn check_reason(reason: Option<&str>) -> Result<(), StorageError> {
 
 fn check_results(results: &[EvidenceResult]) -> Result<(), StorageError> {
     check_size("evidence items", results.len(), EVIDENCE_ITEMS_MAX)?;
+    let mut items = HashSet::new();
     for result in results {
+        if !items.insert(result.item) {
+            let reason = format!("answers item {} twice", result.item);
+            return Err(InvalidInput::new("evidence", reason).into());
+        }
         check_name("evidence kind", &result.kind)?;
         check_reason(result.reason.as_deref())?;
     }

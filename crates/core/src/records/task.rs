@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::error::StorageError;
 use crate::ids::TaskId;
-use crate::limits::{Limits, check_name, check_size};
+use crate::limits::{Limits, METADATA_DEPTH_MAX, check_name, check_size};
 use crate::time::Timestamp;
 
 text_enum! {
@@ -111,8 +111,29 @@ pub fn metadata_text(metadata: &Value) -> Option<String> {
 
 /// Refuses metadata beyond its limit.
 pub(crate) fn check_metadata(metadata: &Value, limits: &Limits) -> Result<(), StorageError> {
+    check_size(
+        "metadata depth",
+        depth(metadata, METADATA_DEPTH_MAX),
+        METADATA_DEPTH_MAX,
+    )?;
     let bytes = metadata_text(metadata).map_or(0, |text| text.len());
     check_size("metadata bytes", bytes, limits.metadata_bytes)
+}
+
+/// Levels of nesting, counted until there are more than `enough`.
+fn depth(value: &Value, enough: usize) -> usize {
+    let inner = |values: &mut dyn Iterator<Item = &Value>| {
+        let left = enough.checked_sub(1);
+        1 + values
+            .filter_map(|value| left.map(|left| depth(value, left)))
+            .max()
+            .unwrap_or(0)
+    };
+    match value {
+        Value::Array(values) => inner(&mut values.iter()),
+        Value::Object(members) => inner(&mut members.values()),
+        _ => 0,
+    }
 }
 
 #[cfg(test)]
@@ -143,6 +164,20 @@ mod tests {
             assert_eq!(TaskStatus::parse(status.as_str()), Some(*status));
         }
         assert_eq!(TaskStatus::parse("Running"), None);
+    }
+
+    /// What is nested deeper than a reader goes could be stored and never read.
+    #[test]
+    fn metadata_has_a_depth() {
+        let nested = |levels| (0..levels).fold(json!(1), |inner, _| json!([inner]));
+        let task = |levels| NewTask::new(TaskId::new("a").unwrap(), "t").metadata(nested(levels));
+        assert!(task(METADATA_DEPTH_MAX).check(&Limits::default()).is_ok());
+        for levels in [METADATA_DEPTH_MAX + 1, METADATA_DEPTH_MAX + 2, 1000] {
+            assert!(matches!(
+                task(levels).check(&Limits::default()).unwrap_err(),
+                StorageError::LimitExceeded(_)
+            ));
+        }
     }
 
     #[test]

@@ -5,8 +5,9 @@
 //! file under the final name, and what it leaves under the temporary one is
 //! removed by the next.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ use super::connection::open_immutable;
 use super::create::{sync, sync_directory_of};
 use super::error::{of, of_io};
 use super::inspect::{Integrity, integrity};
-use super::paths::{files, resolve, with_suffix};
+use super::paths::{refuse_own, resolve, with_suffix};
 use super::readers::ReadError;
 
 /// What a backup made.
@@ -45,7 +46,10 @@ impl SqliteStore {
     /// the original is not. Whatever was at `destination` is still there.
     pub fn backup(&self, destination: &Path) -> Result<BackupReport, StorageError> {
         let destination = resolve(destination)?;
-        refuse_own_files(&self.path, &destination)?;
+        let part = with_suffix(&destination, ".part");
+        for target in [&destination, &part] {
+            refuse_own(&self.path, target, "backup destination")?;
+        }
         for beside in ["-wal", "-journal"] {
             if fs::symlink_metadata(with_suffix(&destination, beside)).is_ok() {
                 let reason = format!("{} has a {beside} file beside it", destination.display());
@@ -59,7 +63,6 @@ impl SqliteStore {
                 waited: Duration::ZERO,
             });
         }
-        let part = with_suffix(&destination, ".part");
         remove(&part)?;
         let result = self.copy_to(&part).and_then(|()| {
             crash_point!("backup.before_rename");
@@ -81,6 +84,7 @@ impl SqliteStore {
     }
 
     fn copy_to(&self, part: &Path) -> Result<(), StorageError> {
+        make_private(part)?;
         self.readers.read("backing up", |connection| {
             copy(connection, part).map_err(ReadError::from)
         })?;
@@ -97,11 +101,20 @@ impl SqliteStore {
     }
 }
 
-/// Copies the database of `connection` to a file that is not there yet.
+/// Makes an empty file for a copy, which nobody else may read.
+pub(crate) fn make_private(part: &Path) -> Result<(), StorageError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(part)
+        .map(drop)
+        .map_err(|error| of_io(error, part))
+}
+
+/// Copies the database of `connection` into an empty file.
 pub(crate) fn copy(connection: &Connection, part: &Path) -> rusqlite::Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut copy = Connection::open_with_flags(part, flags)?;
     // It is synced as a whole before it gets its name.
     copy.execute_batch("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF")?;
@@ -128,25 +141,7 @@ pub(crate) fn check(part: &Path) -> Result<Integrity, StorageError> {
         .map_err(|error| of(&error, "checking the copy"))
 }
 
-fn refuse_own_files(database: &Path, destination: &Path) -> Result<(), StorageError> {
-    use std::os::unix::fs::MetadataExt;
-    let identity = |path: &Path| {
-        fs::metadata(path)
-            .ok()
-            .map(|found| (found.dev(), found.ino()))
-    };
-    let found = identity(destination);
-    let own = files(database)
-        .iter()
-        .any(|file| file == destination || (found.is_some() && identity(file) == found));
-    if own {
-        let reason = format!("{} is a file of this store", destination.display());
-        return Err(InvalidInput::new("backup destination", reason).into());
-    }
-    Ok(())
-}
-
-fn remove(path: &Path) -> Result<(), StorageError> {
+pub(crate) fn remove(path: &Path) -> Result<(), StorageError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(of_io(error, path)),
         _ => Ok(()),

@@ -1,6 +1,6 @@
 //! Makes a new database, whole or not at all.
 //!
-//! It is built beside its place, as `<database>.new`, synced, and renamed:
+//! It is built beside its place, as `<database>.agentos-new`, synced, and renamed:
 //! under its own name there is never an empty or half-made file. So an empty
 //! file found there is damage, not a beginning. Runs under the write lock.
 
@@ -17,6 +17,9 @@ use super::error::{of, of_io};
 use super::migrate::{MIGRATIONS, migrate};
 use super::paths::with_suffix;
 
+/// Suffix of a database that is being made. Long, so that it is nobody else's file.
+pub(crate) const NEW: &str = ".agentos-new";
+
 /// Makes the database at `path`, where there is no file.
 pub(crate) fn create(path: &Path, now: Timestamp, busy: Duration) -> Result<(), StorageError> {
     for leftover in [with_suffix(path, "-wal"), with_suffix(path, "-journal")] {
@@ -28,7 +31,7 @@ pub(crate) fn create(path: &Path, now: Timestamp, busy: Duration) -> Result<(), 
             ));
         }
     }
-    let new = with_suffix(path, ".new");
+    let new = with_suffix(path, NEW);
     clear(&new)?;
     OpenOptions::new()
         .write(true)

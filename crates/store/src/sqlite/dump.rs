@@ -16,12 +16,12 @@ use rusqlite::types::ValueRef;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::backup::copy;
-use super::error::of_io;
+use super::backup::{copy, make_private, remove};
+use super::error::{of, of_io};
 use super::inspect::{
     FileFacts, LockFacts, file_facts, inspect, lock_facts, open_read_only, row_counts,
 };
-use super::paths::{files, resolve};
+use super::paths::{files, refuse_own, resolve};
 
 /// What a dump contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -29,6 +29,9 @@ pub struct DumpOptions {
     /// Keep payload bytes in the copy of the database.
     pub payloads: bool,
 }
+
+const COPY: &str = "database.db";
+const COPY_PART: &str = "database.db.part";
 
 /// What a dump wrote.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -109,6 +112,7 @@ struct Summary {
 ///
 /// # Errors
 ///
+/// [`StorageError::Invalid`] when the copy would replace the database itself;
 /// [`StorageError::Io`], [`StorageError::ReadOnly`] or
 /// [`StorageError::DiskFull`] when `directory` cannot be written.
 pub fn dump(
@@ -118,6 +122,10 @@ pub fn dump(
 ) -> Result<DumpReport, StorageError> {
     let path = resolve(path)?;
     fs::create_dir_all(directory).map_err(|error| of_io(error, directory))?;
+    let directory = &resolve(directory)?;
+    for name in [COPY, COPY_PART] {
+        refuse_own(&path, &directory.join(name), "dump directory")?;
+    }
     let mut summary = Summary {
         // Before any connection is opened: opening can change them.
         files: files(&path)
@@ -168,24 +176,24 @@ fn copy_database(
     options: DumpOptions,
     problems: &mut Vec<String>,
 ) -> Option<PathBuf> {
-    let target = directory.join("database.db");
-    let _ = fs::remove_file(&target);
-    let copied = open_read_only(path)
-        .map_err(|error| chain(&error))
-        .and_then(|connection| {
-            copy(&connection, &target).map_err(|error| error.to_string())?;
-            if options.payloads {
-                Ok(())
-            } else {
-                empty_payloads(&target).map_err(|e| e.to_string())
-            }
-        });
-    match copied {
+    let target = directory.join(COPY);
+    // Under its name there is never a copy that still holds payloads.
+    let part = directory.join(COPY_PART);
+    let make = || -> Result<(), StorageError> {
+        remove(&part)?;
+        let connection = open_read_only(path)?;
+        make_private(&part)?;
+        copy(&connection, &part).map_err(|error| of(&error, "copying the database"))?;
+        if !options.payloads {
+            empty_payloads(&part).map_err(|error| of(&error, "leaving payloads out"))?;
+        }
+        fs::rename(&part, &target).map_err(|error| of_io(error, &target))
+    };
+    match make() {
         Ok(()) => Some(target),
         Err(error) => {
-            problems.push(format!("copying the database: {error}"));
-            // A copy that may still hold payloads is not left behind.
-            let _ = fs::remove_file(&target);
+            problems.push(format!("copying the database: {}", chain(&error)));
+            let _ = remove(&part); // the first error counts
             None
         }
     }

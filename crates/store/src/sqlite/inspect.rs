@@ -245,7 +245,8 @@ pub(crate) fn lock_facts(path: &Path) -> LockFacts {
     for lock in locks {
         let pid = lock.pid.unwrap_or(0);
         if Some(lock.inode) == wlock && matches!(lock.lock_type, procfs::LockType::FLock) {
-            facts.writer_pid = Some(pid);
+            // Those who wait for it are listed after its holder.
+            facts.writer_pid.get_or_insert(pid);
         }
         if Some(lock.inode) == shm && READ_MARKS.contains(&lock.offset_first) {
             marks.push((lock.offset_first, pid));

@@ -2,10 +2,12 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use agentos_core::{InvalidInput, StorageError};
 
+use super::create::NEW;
 use super::error::of_io;
 
 /// The one path of a database, whichever way it was named: two names of one
@@ -37,11 +39,33 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Refuses to write to a file of the database at `path`, by whichever name.
+pub(crate) fn refuse_own(
+    path: &Path,
+    target: &Path,
+    what: &'static str,
+) -> Result<(), StorageError> {
+    let identity = |path: &Path| {
+        fs::metadata(path)
+            .ok()
+            .map(|found| (found.dev(), found.ino()))
+    };
+    let found = identity(target);
+    let own = files(path)
+        .iter()
+        .any(|file| file == target || (found.is_some() && identity(file) == found));
+    if own {
+        let reason = format!("{} is a file of the store", target.display());
+        return Err(InvalidInput::new(what, reason).into());
+    }
+    Ok(())
+}
+
 /// Every file that belongs to the database at `path`.
 pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
     let mut files = vec![path.to_path_buf()];
     files.extend(
-        ["-wal", "-shm", "-journal", ".wlock", ".new"].map(|suffix| with_suffix(path, suffix)),
+        ["-wal", "-shm", "-journal", ".wlock", NEW].map(|suffix| with_suffix(path, suffix)),
     );
     files
 }

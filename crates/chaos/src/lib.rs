@@ -1,0 +1,62 @@
+//! A crash harness: starts any program, kills it, and checks what it promised.
+//!
+//! It knows no engine and no database. A *victim* is any program that prints
+//! `ack <payload>` on standard output after each commit: from then on, what the
+//! line speaks of is a promise. A *scenario* starts victims, kills them with
+//! SIGKILL at a seeded moment, and then reads what they left behind. Verdicts
+//! are three: passed, violated (the evidence is kept), and inconclusive, when
+//! the machine got in the way.
+//!
+//! SIGKILL proves nothing about `fsync`: the page cache survives it.
+//!
+//! ```
+//! use agentos_chaos::report::terminal;
+//! use agentos_chaos::{Console, Outcome, Runner, Scenario, VictimSpec};
+//! use std::time::Duration;
+//!
+//! let scenario = Scenario::new(1, "log", "an acknowledged line survives", |run| {
+//!     let append = "i=0; while :; do i=$((i+1)); echo $i >> log; echo ack $i; done";
+//!     let spec = VictimSpec::new("writer", "sh").args(["-c", append]).cwd(run.dir());
+//!     let mut victim = run.start(&spec)?;
+//!
+//!     let acks = run.rng.between(5, 20) as usize;
+//!     victim.wait_for_acks(acks, Duration::from_secs(10))?;
+//!     let offset = run.rng.duration_between(Duration::ZERO, Duration::from_micros(500));
+//!     let acked = victim.kill_after(offset)?.acks();
+//!
+//!     let log = std::fs::read_to_string(run.dir().join("log"))?;
+//!     let found: Vec<&str> = log.lines().collect();
+//!     let mut outcome = Outcome::passed();
+//!     outcome.metric("acked", acked.len());
+//!     outcome.metric("found", found.len());
+//!     outcome.check(found.starts_with(&acked.iter().map(String::as_str).collect::<Vec<_>>()), || {
+//!         format!("{} acknowledged, but the log is {found:?}", acked.len())
+//!     });
+//!     Ok(outcome)
+//! });
+//!
+//! let report = Runner::new(8141).console(Console::Silent).run(&[&scenario]);
+//! assert_eq!(report.exit_code(), 0, "{}", terminal::render(&report));
+//! ```
+
+mod clock;
+mod error;
+mod evidence;
+mod prng;
+pub mod report;
+mod runner;
+mod scenario;
+mod supervisor;
+mod transcript;
+mod verdict;
+
+pub use error::{Failure, HarnessError};
+pub use evidence::DumpError;
+pub use prng::{Prng, fresh_seed, run_seed, scenario_seed};
+pub use report::live::Console;
+pub use report::{Report, ScenarioReport};
+pub use runner::{Runner, SCENARIO_TIMEOUT_DEFAULT};
+pub use scenario::{Run, Scenario, ScenarioResult, UnknownScenario, select};
+pub use supervisor::{Victim, VictimSpec};
+pub use transcript::{ACK_PREFIX, Transcript};
+pub use verdict::{Metrics, Outcome, Verdict, exit_code};

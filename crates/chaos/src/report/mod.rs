@@ -1,0 +1,62 @@
+//! What a run of scenarios brought, and its forms: for people and for programs.
+//!
+//! The only folder of this crate that prints.
+
+pub mod json;
+pub(crate) mod live;
+pub mod terminal;
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::verdict::{Metrics, Verdict, exit_code};
+
+/// One scenario's result.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ScenarioReport {
+    /// The scenario's number.
+    pub id: u32,
+    /// The scenario's name.
+    pub name: String,
+    /// What is to be said about its guarantee.
+    pub verdict: Verdict,
+    /// How long it took.
+    pub duration_ms: u64,
+    /// Its figures.
+    pub metrics: Metrics,
+    /// The command that makes the same choices again.
+    pub replay: String,
+    /// Where the evidence of a violation is.
+    pub evidence: Option<PathBuf>,
+    /// Why it is not passed.
+    pub reasons: Vec<String>,
+}
+
+/// The results of all scenarios of a run, in their order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Report {
+    /// The seed that was printed first.
+    pub seed: u64,
+    /// One result a scenario.
+    pub scenarios: Vec<ScenarioReport>,
+}
+
+impl Report {
+    /// How many scenarios came to this verdict.
+    pub fn count(&self, verdict: Verdict) -> usize {
+        self.of(verdict).count()
+    }
+
+    /// 0 only if all passed; 1 when anything was violated; else 2. See
+    /// [`exit_code`].
+    pub fn exit_code(&self) -> u8 {
+        exit_code(self.scenarios.iter().map(|scenario| scenario.verdict))
+    }
+
+    pub(crate) fn of(&self, verdict: Verdict) -> impl Iterator<Item = &ScenarioReport> {
+        self.scenarios
+            .iter()
+            .filter(move |scenario| scenario.verdict == verdict)
+    }
+}
