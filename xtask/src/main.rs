@@ -1,2 +1,41 @@
-//! cargo xtask.
-fn main() {}
+//! `cargo xtask`: this project's scenarios, and the victims they kill.
+//!
+//! The binary re-executes itself as the victim, so that what is killed is
+//! always what was just built.
+
+mod canary;
+mod chaos;
+mod checks;
+mod cli;
+mod model;
+mod scenarios;
+mod victims;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let result = match cli::Cli::parse().command {
+        cli::Command::Chaos(arguments) => chaos::run(&arguments),
+        cli::Command::Victim { role } => victims::run(&role).map(|()| ExitCode::SUCCESS),
+    };
+    result.unwrap_or_else(|error| {
+        report(error.as_ref());
+        ExitCode::from(2)
+    })
+}
+
+/// An error and its causes, one a line.
+#[expect(
+    clippy::print_stderr,
+    reason = "a command tells its user why it failed"
+)]
+fn report(error: &dyn std::error::Error) {
+    eprintln!("error: {error}");
+    let mut source = error.source();
+    while let Some(cause) = source {
+        eprintln!("  because: {cause}");
+        source = cause.source();
+    }
+}

@@ -1,0 +1,30 @@
+//! Canaries: victims that are broken on purpose.
+//!
+//! A canary changes the victim, never the check. The checks do not know that
+//! there are canaries; if one passes, the checks are worth nothing.
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+/// How a victim is broken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub(crate) enum Canary {
+    /// Acknowledges every third checkpoint without writing it.
+    AckWithoutWrite,
+    /// Acknowledges a checkpoint one iteration before it is committed.
+    AckBeforeCommit,
+    /// Changes the artifact after the checkpoint that speaks of it.
+    ChangeArtifact,
+    /// Begins again from the first iteration, whatever there is to resume from.
+    ForgetResume,
+    /// Reads the next number first and writes it later, on its own connection.
+    OwnNumbers,
+}
+
+impl Canary {
+    /// The name on the command line.
+    pub(crate) fn name(self) -> String {
+        self.to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned())
+    }
+}

@@ -1,0 +1,240 @@
+//! Scenario 1. Goal: what was acknowledged survives SIGKILL, and the work goes
+//! on at exactly the next iteration.
+//!
+//! Method: an agent works on a real file and acknowledges each checkpoint after
+//! its commit. It is killed a seeded fraction of a millisecond after a seeded
+//! number of acknowledgements. What it left behind is opened and checked, and
+//! the next agent must begin where that says. After some kills the last agent
+//! is let run to its end.
+//!
+//! SIGKILL does not lose what the kernel has: this proves nothing about
+//! `fsync`.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict};
+use agentos_checkpoints::{Label, ReadState, Resume};
+use agentos_core::{TaskId, TaskStatus, TaskStorage};
+
+use crate::canary::Canary;
+use crate::checks::Wreck;
+use crate::model::{Numbered, judge};
+use crate::victims::{Agent, LINES_PER_ITERATION, Progress, Role, artifact_of, input_lines, spec};
+
+const KILLS: usize = 3;
+const KILLS_QUICK: usize = 1;
+/// Acknowledgements before a kill.
+const ACKS: std::ops::RangeInclusive<u64> = 5..=12;
+const OFFSET_MAX: Duration = Duration::from_micros(999);
+/// For one acknowledgement to come; the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+const TASK: &str = "agent";
+
+pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
+    let goal = "acknowledged checkpoints survive SIGKILL, and work resumes at the next iteration";
+    Scenario::new(1, "kill-9-recovery", goal, move |run| {
+        Story::begin(run, canary)?.tell(run)
+    })
+}
+
+/// One run of the scenario: what is known so far.
+struct Story {
+    agent: Agent,
+    /// Everything that any agent acknowledged.
+    acked: Vec<Numbered>,
+    /// The iteration with which the next agent must begin.
+    next: u64,
+    found: usize,
+    resumed_from: Vec<u64>,
+    outcome: Outcome,
+}
+
+type Fallible<T> = Result<T, Failure>;
+
+impl Story {
+    fn begin(run: &Run, canary: Option<Canary>) -> Fallible<Story> {
+        let work = run.dir().join("work");
+        fs::create_dir(&work)?;
+        let input = run.dir().join("input.txt");
+        fs::copy(real_file(), &input)?;
+        let agent = Agent {
+            db: run.dir().join("agent.db"),
+            work,
+            input,
+            task: TASK.into(),
+            last: u64::MAX,
+            canary,
+        };
+        let outcome = Outcome::passed();
+        let (acked, resumed_from) = (Vec::new(), Vec::new());
+        Ok(Story {
+            agent,
+            acked,
+            next: 1,
+            found: 0,
+            resumed_from,
+            outcome,
+        })
+    }
+
+    fn tell(mut self, run: &mut Run) -> ScenarioResult {
+        let kills = if run.quick() { KILLS_QUICK } else { KILLS };
+        for kill in 1..=kills {
+            run.progress(format!("kill {kill} of {kills}"));
+            self.live_and_die(run)?;
+            self.look(&format!("after kill {kill}"))?;
+            if self.outcome.verdict != Verdict::Passed {
+                break;
+            }
+        }
+        if self.outcome.verdict == Verdict::Passed {
+            run.progress("the last agent finishes");
+            self.finish(run)?;
+        }
+        let resumed_from: Vec<_> = self.resumed_from.into();
+        self.outcome.metric("kills", kills);
+        self.outcome.metric("acked", self.acked.len());
+        self.outcome.metric("found", self.found);
+        self.outcome.metric("resumed_from", resumed_from);
+        Ok(self.outcome)
+    }
+
+    /// One agent, from its start to its violent end.
+    fn live_and_die(&mut self, run: &mut Run) -> Fallible<()> {
+        let acks = usize::try_from(run.rng.between(*ACKS.start(), *ACKS.end()))?;
+        let offset = run.rng.duration_between(Duration::ZERO, OFFSET_MAX);
+        let mut victim = run.start(&spec("agent", &Role::Agent(self.agent.clone()))?)?;
+        victim.wait_for_acks(acks, PATIENCE)?;
+        let transcript = victim.kill_after(offset)?;
+        self.heed(&transcript.said(), &transcript.acks())
+    }
+
+    /// Takes note of what an agent printed.
+    fn heed(&mut self, said: &[String], acks: &[String]) -> Fallible<()> {
+        let expected = format!("start {}", self.next);
+        let begun = said.first().map(String::as_str);
+        self.outcome.check(begun == Some(expected.as_str()), || {
+            format!("an agent said {begun:?} instead of {expected:?}")
+        });
+        for ack in acks {
+            let (number, digest) = ack
+                .split_once(' ')
+                .ok_or_else(|| Failure::new("a strange acknowledgement"))?;
+            self.acked.push((number.parse()?, digest.to_owned()));
+        }
+        Ok(())
+    }
+
+    /// Reads the wreck.
+    fn look(&mut self, when: &str) -> Fallible<()> {
+        let wreck = Wreck::open(&self.agent.db, &self.agent.work)?;
+        let task = TaskId::new(TASK)?;
+        for problem in wreck.problems()? {
+            self.outcome.violate(format!("{when}: {problem}"));
+        }
+        let all = wreck.all(&task)?;
+        let found: Vec<Numbered> = all
+            .iter()
+            .map(|checkpoint| {
+                let digest = checkpoint
+                    .snapshot
+                    .as_ref()
+                    .map(|state| state.digest().to_string());
+                (
+                    checkpoint.summary.sequence.get(),
+                    digest.unwrap_or_default(),
+                )
+            })
+            .collect();
+        self.found = found.len();
+        // One more may be there for every agent that was killed so far.
+        let killed = self.resumed_from.len() + 1;
+        for broken in judge(&self.acked, &found, killed) {
+            self.outcome.violate(format!("{when}: {broken}"));
+        }
+        let newest = found.len() as u64;
+        match wreck.checkpoints.resume(&task)? {
+            Resume::From(resumed) => {
+                let number = resumed.checkpoint.summary.sequence.get();
+                self.resumed_from.push(number);
+                self.outcome
+                    .check(number == newest && resumed.label == Label::Verified, || {
+                        format!(
+                            "{when}: resume gives {number}, {:?}, of {newest}, passing over {:?}",
+                            resumed.label, resumed.passed_over
+                        )
+                    });
+                let state: Progress = resumed.checkpoint.state()?;
+                let expected = self.expected(state.iteration)?;
+                self.outcome.check(state == expected, || {
+                    format!("{when}: the state is {state:?} and must be {expected:?}")
+                });
+                self.next = state.iteration + 1;
+            }
+            Resume::Nowhere { passed_over } => {
+                self.outcome
+                    .violate(format!("{when}: nothing to resume from: {passed_over:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The state after so many iterations, from the artifacts alone.
+    fn expected(&self, iterations: u64) -> Fallible<Progress> {
+        (1..=iterations).try_fold(Progress::start(), |progress, iteration| {
+            let artifact = fs::read(self.agent.work.join(artifact_of(iteration)))?;
+            let words = String::from_utf8_lossy(&artifact);
+            let words = words.lines().next().and_then(|first| first.parse().ok());
+            let counted = self.words_of(iteration)?;
+            if words != Some(counted) {
+                let reason = format!("iteration {iteration} counted {words:?} words of {counted}");
+                return Err(Failure::new(reason));
+            }
+            Ok(progress.after(&artifact))
+        })
+    }
+
+    /// The words that an iteration had to count.
+    fn words_of(&self, iteration: u64) -> Fallible<usize> {
+        let input = fs::read_to_string(&self.agent.input)?;
+        let first = input_lines(iteration, input.lines().count());
+        let lines = input.lines().skip(first - 1).take(LINES_PER_ITERATION);
+        Ok(lines.map(|line| line.split_whitespace().count()).sum())
+    }
+
+    /// The last agent does a few iterations more and ends by itself.
+    fn finish(&mut self, run: &mut Run) -> Fallible<()> {
+        self.agent.last = self.next + *ACKS.start();
+        let mut victim = run.start(&spec("last-agent", &Role::Agent(self.agent.clone()))?)?;
+        let exit = victim.wait_for_exit(PATIENCE)?;
+        self.outcome.check(exit.success(), || {
+            format!("the last agent ended with {exit}")
+        });
+        self.heed(&victim.said(), &victim.acks())?;
+        self.look("at the end")?;
+        let wreck = Wreck::open(&self.agent.db, &self.agent.work)?;
+        let status = wreck
+            .store
+            .task(&TaskId::new(TASK)?)?
+            .map(|task| task.status);
+        self.outcome
+            .check(status == Some(TaskStatus::Succeeded), || {
+                format!("at the end the task is {status:?}")
+            });
+        self.outcome
+            .check(self.found as u64 == self.agent.last, || {
+                format!(
+                    "{} checkpoints for {} iterations",
+                    self.found, self.agent.last
+                )
+            });
+        Ok(())
+    }
+}
+
+/// A real file of this project, of some hundred lines.
+fn real_file() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock")
+}

@@ -1,0 +1,16 @@
+//! The scenarios. One file each: goal, method, run.
+
+mod concurrent_checkpoints;
+mod kill_9_recovery;
+
+use agentos_chaos::Scenario;
+
+use crate::canary::Canary;
+
+/// Every scenario, with victims that are broken as `canary` says.
+pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
+    vec![
+        kill_9_recovery::scenario(canary),
+        concurrent_checkpoints::scenario(canary),
+    ]
+}

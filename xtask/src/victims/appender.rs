@@ -1,0 +1,154 @@
+//! Appends checkpoints to one task, together with others.
+//!
+//! It waits at a gate until all are there, appends, and acknowledges each
+//! checkpoint with the number that it got.
+
+use std::error::Error;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use agentos_checkpoints::{CheckpointConfig, CheckpointManager, NewCheckpoint};
+use agentos_core::records::checkpoint::Sealed;
+use agentos_core::{CheckpointType, Codec, NewTask, SequenceNumber, Snapshot, Storage, TaskId};
+use agentos_store::sqlite::{Config, SqliteStore};
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+
+use super::say;
+use crate::canary::Canary;
+
+/// The role of an appender.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Appender {
+    /// The database.
+    pub(crate) db: PathBuf,
+    /// Its task.
+    pub(crate) task: String,
+    /// Who it is: part of the state.
+    pub(crate) writer: u64,
+    /// How many checkpoints it appends.
+    pub(crate) count: u64,
+    /// A file whose lock it waits for before it begins.
+    pub(crate) gate: PathBuf,
+    /// How it is broken.
+    pub(crate) canary: Option<Canary>,
+}
+
+/// What a checkpoint of an appender says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct State {
+    /// Who wrote it.
+    pub(crate) writer: u64,
+    /// Which of the writer's checkpoints it is, from 1.
+    pub(crate) step: u64,
+}
+
+impl Appender {
+    pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
+        let store = Arc::new(SqliteStore::open(Config::at(&self.db))?);
+        let task = TaskId::new(&self.task)?;
+        store.create_task(NewTask::new(task.clone(), "appended to"))?;
+        let base = self.db.parent().ok_or("the database has no folder")?;
+        let checkpoints = CheckpointManager::new(
+            Arc::clone(&store) as Arc<dyn Storage>,
+            CheckpointConfig::new(base),
+        )?;
+        let own_numbers = self.canary == Some(Canary::OwnNumbers);
+        let raw = if own_numbers {
+            Some(OwnNumbers::read(self, &task, store.now())?)
+        } else {
+            None
+        };
+        say("ready")?;
+        File::open(&self.gate)?.lock_shared()?;
+        if let Some(raw) = raw {
+            return raw.write();
+        }
+        for step in 1..=self.count {
+            if self.canary == Some(Canary::AckWithoutWrite) && step.is_multiple_of(3) {
+                say(&format!("ack {step} {}", self.writer))?;
+                continue;
+            }
+            let state = State {
+                writer: self.writer,
+                step,
+            };
+            let new = NewCheckpoint::new(task.clone(), CheckpointType::IterationEnd);
+            let appended = checkpoints.append(new.state(&state)?)?;
+            say(&format!("ack {} {}", appended.sequence, self.writer))?;
+        }
+        Ok(())
+    }
+}
+
+/// The canary that knows its numbers before it writes.
+struct OwnNumbers {
+    connection: Connection,
+    task: TaskId,
+    first: u64,
+    writer: u64,
+    count: u64,
+    now: agentos_core::Timestamp,
+}
+
+impl OwnNumbers {
+    fn read(
+        appender: &Appender,
+        task: &TaskId,
+        now: agentos_core::Timestamp,
+    ) -> Result<OwnNumbers, Box<dyn Error>> {
+        let connection = Connection::open(&appender.db)?;
+        let last: i64 = connection.query_row(
+            "SELECT COALESCE(MAX(sequence_number), 0) FROM checkpoints WHERE task_id = ?1",
+            [task.as_str()],
+            |row| row.get(0),
+        )?;
+        Ok(OwnNumbers {
+            connection,
+            task: task.clone(),
+            first: last.unsigned_abs() + 1,
+            writer: appender.writer,
+            count: appender.count,
+            now,
+        })
+    }
+
+    fn write(self) -> Result<(), Box<dyn Error>> {
+        for step in 1..=self.count {
+            let sequence = SequenceNumber::new(self.first + step - 1)?;
+            let bytes = Codec::Bincode.encode(&State {
+                writer: self.writer,
+                step,
+            })?;
+            let snapshot = Snapshot::new(Codec::Bincode, 1, bytes);
+            let seal = Sealed {
+                task: &self.task,
+                sequence,
+                checkpoint_type: CheckpointType::IterationEnd,
+                snapshot: Some(snapshot.summary()),
+                evidence: None,
+                metadata: None,
+                created_at: self.now,
+            }
+            .seal();
+            self.connection.execute(
+                "INSERT INTO checkpoints (task_id, sequence_number, checkpoint_type, verification,
+                    created_at, codec, state_version, state_bytes, state_digest, seal, snapshot)
+                 VALUES (?1, ?2, 'iteration_end', 'unverified', ?3, ?4, 1, ?5, ?6, ?7, ?8)",
+                params![
+                    self.task.as_str(),
+                    sequence.get().cast_signed(),
+                    self.now.to_text(),
+                    Codec::Bincode.id(),
+                    snapshot.summary().bytes.cast_signed(),
+                    snapshot.digest().as_bytes(),
+                    seal.as_bytes(),
+                    snapshot.bytes(),
+                ],
+            )?;
+            say(&format!("ack {sequence} {}", self.writer))?;
+        }
+        Ok(())
+    }
+}
