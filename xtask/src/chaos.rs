@@ -53,7 +53,7 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
             });
             format!("cargo xtask chaos {name} --seed {seed}{quick}{canary}")
         })
-        .dump(|run_dir, evidence| Ok(dump_databases(run_dir, evidence)?));
+        .dump(|run_dir, evidence| dump_databases(run_dir, evidence));
     if let Some(artifacts) = &arguments.artifacts {
         runner = runner.artifacts(artifacts);
     }
@@ -69,10 +69,10 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
 
 /// The build's own directory: on a real disk, and ignored by version control.
 fn target_dir() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"),
-        PathBuf::from,
-    )
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap_or(Path::new("."));
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace.join("target"), PathBuf::from)
 }
 
 /// Dumps every database of a run, each in a process of its own: a violation

@@ -93,7 +93,7 @@ impl Story {
             run.progress("the last agent finishes");
             self.finish(run)?;
         }
-        let resumed_from: Vec<_> = self.resumed_from.into();
+        let resumed_from = self.resumed_from;
         self.outcome.metric("kills", kills);
         self.outcome.metric("acked", self.acked.len());
         self.outcome.metric("found", self.found);

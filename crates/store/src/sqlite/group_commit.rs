@@ -170,14 +170,14 @@ impl SqliteWriter {
         }
     }
 
-    fn count(&self, answers: &[Answer]) {
+    fn count(&self, answers: &[Answer], transactions: usize) {
         let add = |counter: &AtomicU64, count: usize| {
             counter.fetch_add(count as u64, Ordering::Relaxed);
         };
         let failed = answers.iter().filter(|answer| answer.is_err()).count();
         add(&self.counters.commits, answers.len() - failed);
         add(&self.counters.failed, failed);
-        add(&self.counters.groups, 1);
+        add(&self.counters.groups, transactions);
         self.counters
             .largest_group
             .fetch_max(answers.len() as u64, Ordering::Relaxed);
@@ -196,6 +196,7 @@ impl Writer for SqliteWriter {
     }
 
     fn run(&mut self, turn: Held, commits: Vec<Commit>) -> Vec<Answer> {
+        let mut transactions = 1;
         let answers = match self.run_group(&commits) {
             Ok(answers) => answers,
             Err(TransactionGone) => {
@@ -209,11 +210,12 @@ impl Writer for SqliteWriter {
                         Err(TransactionGone) => Err(lost_connection()),
                     }
                 };
+                transactions = commits.len();
                 commits.iter().map(alone).collect()
             }
         };
         drop(turn);
-        self.count(&answers);
+        self.count(&answers, transactions);
         answers
     }
 

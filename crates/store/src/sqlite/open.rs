@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use agentos_core::limits::COMMITS_PER_GROUP_MAX;
 use agentos_core::{Deadline, StorageError};
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
 
 use super::SqliteStore;
 use super::config::Config;
@@ -38,6 +38,7 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         create(&path, config.clock.wall(), config.busy_timeout)?;
     }
     let connection = open_untouched(&path, config.busy_timeout)?;
+    check_length(&connection, &path)?;
     migrate::check(&connection, MIGRATIONS)?;
     set_up_writer(&connection, config.durability)?;
     migrate::migrate(&connection, MIGRATIONS, config.clock.wall())?;
@@ -61,6 +62,23 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         readers,
         counters,
     })
+}
+
+/// Refuses a file that was cut inside its last page, which SQLite rounds away.
+/// Only where no log can mend it.
+fn check_length(connection: &Connection, path: &Path) -> Result<(), StorageError> {
+    let length = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
+    if length(&with_suffix(path, "-wal")) > 0 {
+        return Ok(());
+    }
+    let page = pragma(connection, "page_size")?.unsigned_abs();
+    let needed = pragma(connection, "page_count")?.unsigned_abs() * page;
+    let found = length(path);
+    if found < needed || found % page.max(1) != 0 {
+        let detail = format!("it has {found} bytes, and needs {needed} in pages of {page}");
+        return Err(StorageError::corrupt("the database file", detail));
+    }
+    Ok(())
 }
 
 /// Refuses what is not ours, or too new, without leaving a trace on it.

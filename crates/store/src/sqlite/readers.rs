@@ -4,6 +4,7 @@
 //! damage is closed and not lent again: the pool itself would not notice.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentos_core::{Deadline, StorageError};
@@ -14,6 +15,7 @@ use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::connection::set_up_reader;
 use super::error::{SqliteError, of_sqlite};
+use crate::sync::{Condvar, Mutex};
 
 /// The readers of one store.
 pub(crate) struct Readers {
@@ -21,6 +23,7 @@ pub(crate) struct Readers {
     size: u32,
     busy: Duration,
     pool: RwLock<Pool>,
+    census: Arc<Census>,
 }
 
 enum Pool {
@@ -30,16 +33,41 @@ enum Pool {
     Closed,
 }
 
+/// How many readers are open. The pool opens some in a thread of its own, and
+/// may still do so after it was dropped: closing waits for those too.
+#[derive(Default)]
+struct Census {
+    state: Mutex<CensusState>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct CensusState {
+    open: usize,
+    closing: bool,
+}
+
 /// Opens readers, and tells the pool which are broken.
 struct Manager {
     files: SqliteConnectionManager,
     busy: Duration,
+    census: Arc<Census>,
 }
 
 /// A reader and whether it may be lent again.
 struct Reader {
-    connection: Connection,
+    /// `None` only while it is being dropped.
+    connection: Option<Connection>,
     broken: bool,
+    census: Arc<Census>,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        drop(self.connection.take()); // closed first, then counted
+        self.census.state.lock().open -= 1;
+        self.census.changed.notify_all();
+    }
 }
 
 impl Readers {
@@ -49,6 +77,7 @@ impl Readers {
             size,
             busy,
             pool: RwLock::new(Pool::Absent),
+            census: Arc::default(),
         }
     }
 
@@ -61,9 +90,22 @@ impl Readers {
         }
     }
 
-    /// Closes all readers; later reads are refused.
+    /// Closes all readers; later reads are refused. Waits for readers that are
+    /// lent or just being opened, at most as long as for a busy database.
     pub(crate) fn close(&self) {
+        let deadline = Deadline::after(self.busy);
         *self.pool.write() = Pool::Closed;
+        let mut state = self.census.state.lock();
+        state.closing = true;
+        while state.open > 0 && !deadline.passed() {
+            (state, _) = self.census.changed.wait_until(state, &deadline);
+        }
+        if state.open > 0 {
+            tracing::warn!(
+                open = state.open,
+                "readers are still open after the store was closed"
+            );
+        }
     }
 
     fn pool(&self) -> Result<r2d2::Pool<Manager>, StorageError> {
@@ -98,6 +140,7 @@ impl Readers {
             .build(Manager {
                 files,
                 busy: self.busy,
+                census: Arc::clone(&self.census),
             })
             .map_err(|error| StorageError::Io(Box::new(error)))
     }
@@ -114,7 +157,8 @@ impl Readers {
         let mut reader = pool.get().map_err(|_| StorageError::Busy {
             waited: deadline.waited(),
         })?;
-        match read(&reader.connection) {
+        let connection = reader.connection.as_ref().ok_or(StorageError::Closed)?;
+        match read(connection) {
             Ok(value) => Ok(value),
             Err(ReadError::Storage(error)) => Err(error),
             Err(ReadError::Sqlite(error)) => {
@@ -160,22 +204,38 @@ impl ManageConnection for Manager {
     type Error = rusqlite::Error;
 
     fn connect(&self) -> rusqlite::Result<Reader> {
+        {
+            let mut state = self.census.state.lock();
+            if state.closing {
+                let closed = ffi::Error::new(ffi::SQLITE_MISUSE);
+                return Err(rusqlite::Error::SqliteFailure(closed, None));
+            }
+            state.open += 1;
+        }
+        // From here on, dropping the reader counts it out again.
+        let mut reader = Reader {
+            connection: None,
+            broken: false,
+            census: Arc::clone(&self.census),
+        };
         let connection = self.files.connect()?;
         set_up_reader(&connection, self.busy)
             .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
-        Ok(Reader {
-            connection,
-            broken: false,
-        })
+        reader.connection = Some(connection);
+        Ok(reader)
     }
 
     fn is_valid(&self, reader: &mut Reader) -> rusqlite::Result<()> {
-        self.files.is_valid(&mut reader.connection)
+        match &mut reader.connection {
+            Some(connection) => self.files.is_valid(connection),
+            None => Ok(()),
+        }
     }
 
     fn has_broken(&self, reader: &mut Reader) -> bool {
         // A read that left a transaction open must not reach the next borrower.
-        reader.broken || !reader.connection.is_autocommit()
+        let left_open = |connection: &Connection| !connection.is_autocommit();
+        reader.broken || reader.connection.as_ref().is_none_or(left_open)
     }
 }
 
