@@ -40,7 +40,7 @@ impl SqliteStore {
     /// # Errors
     ///
     /// [`StorageError::Invalid`] when `destination` is a file of this store, or
-    /// belongs to a database that has a write-ahead log beside it;
+    /// has a write-ahead log beside it that is not empty;
     /// [`StorageError::Busy`] when another backup into the same directory is
     /// under way; [`StorageError::Corrupt`] when the copy is not sound: then
     /// the original is not. Whatever was at `destination` is still there.
@@ -51,8 +51,9 @@ impl SqliteStore {
             refuse_own(&self.path, target, "backup destination")?;
         }
         for beside in ["-wal", "-journal"] {
-            if fs::symlink_metadata(with_suffix(&destination, beside)).is_ok() {
-                let reason = format!("{} has a {beside} file beside it", destination.display());
+            let beside = with_suffix(&destination, beside);
+            if fs::symlink_metadata(&beside).is_ok_and(|found| found.len() > 0) {
+                let reason = format!("{} would be played into the copy", beside.display());
                 return Err(InvalidInput::new("backup destination", reason).into());
             }
         }

@@ -15,7 +15,7 @@ use rusqlite::{Connection, OpenFlags};
 use serde::Serialize;
 
 use super::SqliteStore;
-use super::connection::{pragma, set_up_reader};
+use super::connection::{open_immutable, pragma, set_up_reader};
 use super::error::of;
 use super::open::identify;
 use super::paths::{files, resolve, with_suffix};
@@ -146,7 +146,12 @@ pub fn inspect(path: &Path) -> Result<Inspection, StorageError> {
     })
 }
 
+/// Opens a database for looking. One at rest, without a log, is opened as it
+/// lies on the disk: a read-only connection would leave a log beside it.
 pub(crate) fn open_read_only(path: &Path) -> Result<Connection, StorageError> {
+    if fs::symlink_metadata(with_suffix(path, "-wal")).is_err() {
+        return open_immutable(path).map_err(|error| of(&error, "opening read-only"));
+    }
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)
         .map_err(|error| of(&error, "opening read-only"))?;

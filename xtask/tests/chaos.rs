@@ -1,0 +1,231 @@
+//! The command as its users see it: what it prints, how it exits, what it keeps.
+
+use std::path::Path;
+use std::time::Duration;
+
+use agentos_process::{Child, CommandSpec, Finished, NextLine, Outcome, Signal, Sink};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(120);
+
+fn xtask(arguments: &[&str]) -> CommandSpec {
+    CommandSpec::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(arguments)
+        .timeout(PATIENCE)
+        .max_output(16 << 20)
+}
+
+fn run(arguments: &[&str]) -> Finished {
+    agentos_process::run(&xtask(arguments)).unwrap()
+}
+
+fn stdout(finished: &Finished) -> String {
+    String::from_utf8(finished.stdout.clone()).unwrap()
+}
+
+fn json(finished: &Finished) -> Value {
+    serde_json::from_slice(&finished.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&finished.stdout)))
+}
+
+#[test]
+fn the_scenarios_are_listed_by_number_and_name() {
+    let finished = run(&["chaos", "--list"]);
+    assert!(finished.success());
+    let listed = stdout(&finished);
+    let words: Vec<Vec<&str>> = listed
+        .lines()
+        .map(|line| line.split_whitespace().take(2).collect())
+        .collect();
+    assert_eq!(
+        words,
+        [["1", "kill-9-recovery"], ["2", "concurrent-checkpoints"]]
+    );
+}
+
+#[test]
+fn all_scenarios_pass_and_the_last_line_counts_them() {
+    let finished = run(&["chaos", "--quick", "--seed", "11"]);
+    let printed = stdout(&finished);
+    assert_eq!(finished.outcome, Outcome::Exited { code: 0 }, "{printed}");
+    assert_eq!(printed.lines().next(), Some("seed 11"));
+    assert_eq!(printed.lines().last(), Some("2 passed, 0 failed"));
+}
+
+#[test]
+fn the_json_report_has_the_promised_shape() {
+    let report = json(&run(&[
+        "chaos", "1", "--quick", "--seed", "12", "--json", "-",
+    ]));
+    let keys = |value: &Value| -> Vec<String> {
+        let mut keys: Vec<_> = value.as_object().unwrap().keys().cloned().collect();
+        keys.sort();
+        keys
+    };
+    assert_eq!(
+        keys(&report),
+        ["failed", "inconclusive", "passed", "scenarios", "seed"]
+    );
+    assert_eq!(report["seed"], 12);
+    assert_eq!(
+        (&report["passed"], &report["failed"]),
+        (&1.into(), &0.into())
+    );
+    let scenario = &report["scenarios"][0];
+    for key in [
+        "id",
+        "name",
+        "verdict",
+        "duration_ms",
+        "metrics",
+        "replay",
+        "evidence",
+    ] {
+        assert!(scenario.get(key).is_some(), "{key}: {scenario}");
+    }
+    assert_eq!(scenario["verdict"], "passed");
+    assert_eq!(
+        scenario["replay"],
+        "cargo xtask chaos kill-9-recovery --seed 12 --quick"
+    );
+    assert_eq!(
+        keys(&scenario["metrics"]),
+        ["acked", "found", "kills", "resumed_from"]
+    );
+    assert!(scenario["metrics"]["acked"].as_u64().unwrap() >= 5);
+}
+
+#[test]
+fn an_unknown_scenario_is_an_error_of_the_command_line() {
+    let finished = run(&["chaos", "no-such"]);
+    assert_eq!(finished.outcome, Outcome::Exited { code: 2 });
+    assert!(String::from_utf8_lossy(&finished.stderr).contains("no-such"));
+}
+
+/// Goal: the checks are worth something. Method: each canary breaks the victim
+/// and nothing else; the unchanged scenario must call it violated, and keep
+/// evidence: a dump of each database, the acknowledgements, the replay line.
+fn is_caught(scenario: &str, canary: &str, reason: &str) {
+    let artifacts = tempfile::tempdir().unwrap();
+    let artifacts_arg = artifacts.path().to_str().unwrap();
+    let finished = run(&[
+        "chaos",
+        scenario,
+        "--seed",
+        "13",
+        "--canary",
+        canary,
+        "--artifacts",
+        artifacts_arg,
+        "--json",
+        "-",
+    ]);
+    assert_eq!(finished.outcome, Outcome::Exited { code: 1 }, "{canary}");
+    let report = json(&finished);
+    assert_eq!(report["failed"], 1, "{canary}: {report}");
+    let violated = &report["scenarios"][0];
+    assert_eq!(violated["verdict"], "violated");
+    assert!(
+        violated["reasons"].to_string().contains(reason),
+        "{canary}: {violated}"
+    );
+    let evidence = Path::new(violated["evidence"].as_str().unwrap());
+    assert!(evidence.starts_with(artifacts.path()));
+    let replay = std::fs::read_to_string(evidence.join("replay.txt")).unwrap();
+    assert!(
+        replay.contains(&format!("cargo xtask chaos {scenario} --seed 13")),
+        "{replay}"
+    );
+    let dumped: Vec<_> = std::fs::read_dir(evidence.join("dump"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    assert!(!dumped.is_empty());
+    for dump in dumped {
+        for file in ["database.db", "summary.txt", "summary.json"] {
+            assert!(dump.join(file).is_file(), "{}", dump.join(file).display());
+        }
+    }
+}
+
+#[test]
+fn an_agent_that_acknowledges_without_writing_is_caught() {
+    is_caught("kill-9-recovery", "ack-without-write", "is not there");
+}
+
+#[test]
+fn an_agent_that_acknowledges_before_the_commit_is_caught() {
+    is_caught("kill-9-recovery", "ack-before-commit", "is not there");
+}
+
+#[test]
+fn an_agent_whose_evidence_does_not_hold_is_caught() {
+    is_caught(
+        "kill-9-recovery",
+        "change-artifact",
+        "nothing to resume from",
+    );
+}
+
+#[test]
+fn an_agent_that_begins_anew_is_caught() {
+    is_caught("kill-9-recovery", "forget-resume", "instead of \\\"start");
+}
+
+#[test]
+fn a_writer_that_acknowledges_without_writing_is_caught() {
+    is_caught(
+        "concurrent-checkpoints",
+        "ack-without-write",
+        "left the steps",
+    );
+}
+
+#[test]
+fn writers_that_choose_their_own_numbers_are_caught() {
+    is_caught("concurrent-checkpoints", "own-numbers", "ended with");
+}
+
+/// Processes, by id, whose environment names `marker`, which they inherit.
+fn processes_about(marker: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        if String::from_utf8_lossy(&environment).contains(marker) {
+            found.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    found
+}
+
+/// Goal: Ctrl-C leaves no child behind. Method: interrupt the command while its
+/// victim works; then nobody may be left who inherited its environment.
+#[test]
+fn an_interrupted_run_leaves_no_child_behind() {
+    let target = tempfile::tempdir().unwrap();
+    let marker = target.path().to_str().unwrap().to_owned();
+    let spec = xtask(&["chaos", "1", "--seed", "14", "--verbose"]).env("CARGO_TARGET_DIR", &marker);
+    let mut child = Child::spawn(&spec, Sink::Null).unwrap();
+    // The command itself, the victim's guardian, and the victim.
+    let deadline = agentos_core::Deadline::after(PATIENCE);
+    loop {
+        assert!(!deadline.passed(), "no victim was started");
+        match child.next_line(Duration::from_millis(5)).unwrap() {
+            NextLine::Eof => panic!("the command ended early"),
+            NextLine::Line(_) | NextLine::TimedOut => {}
+        }
+        if processes_about(&marker).len() > 2 {
+            break;
+        }
+    }
+    child.signal(Signal::Interrupt).unwrap();
+    assert!(child.wait(PATIENCE).unwrap().is_some());
+    while !processes_about(&marker).is_empty() {
+        assert!(
+            !deadline.passed(),
+            "left behind: {:?}",
+            processes_about(&marker)
+        );
+        std::thread::yield_now();
+    }
+}
