@@ -11,6 +11,15 @@ use agentos_core::{
     StorageError,
 };
 
+/// Whether a call failed for want of the machine's resources, and not for what
+/// it was about.
+pub(crate) fn is_exhaustion(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN]
+        .iter()
+        .any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
 /// Why a checkpoint was not made, read or resumed from.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -34,6 +43,13 @@ pub enum CheckpointError {
         /// What the system said.
         source: io::Error,
     },
+
+    // Retry.
+    /// The machine had no descriptors, memory or processes left to check
+    /// evidence with. That says nothing about the evidence: nothing was stored,
+    /// and nothing may be concluded from it.
+    #[error("the machine could not check the evidence")]
+    Machine(#[source] BoxError),
 
     // Correct the call.
     /// Evidence may not speak of this path. Nothing was opened or stored.
@@ -219,5 +235,16 @@ mod tests {
             error.to_string(),
             "the evidence does not hold: item 1 (file_digest): out.txt does not exist, and 1 more"
         );
+    }
+
+    #[test]
+    fn want_of_resources_is_told_from_what_is_wrong_with_a_file() {
+        use rustix::io::Errno;
+        for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::AGAIN] {
+            assert!(is_exhaustion(&errno.into()), "{errno:?}");
+        }
+        for errno in [Errno::NOENT, Errno::ACCESS, Errno::IO] {
+            assert!(!is_exhaustion(&errno.into()), "{errno:?}");
+        }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Commands, rows and the user's own kinds come first, since they may still
 //! write; files are read after them and synced through the descriptor that was
-//! read. What cannot be asked has failed. Only a store that is busy or closed
-//! ends the run with an error, since that says nothing about the evidence; and,
+//! read. What cannot be asked has failed. Only a store that is busy or closed,
+//! or a machine without resources, ends the run with an error, since that says
+//! nothing about the evidence; and,
 //! before a commit, a file that holds and cannot be made durable.
 
 use agentos_core::limits::REASON_BYTES_MAX;
@@ -125,7 +126,7 @@ impl<'a> Examination<'a> {
         match item {
             Evidence::ArtifactExists(artifact) => artifact.check(&self.base, syncer),
             Evidence::FileDigest(digest) => digest.check(&self.base, syncer),
-            Evidence::CommandExit(command) => Ok(command.check(&self.base)),
+            Evidence::CommandExit(command) => command.check(&self.base),
             Evidence::DbRow(row) => row.check(&self.base, self.storage),
             Evidence::Custom(custom) => {
                 let kind = self.config.find_kind(&custom.name);

@@ -68,7 +68,7 @@ impl CommandExit {
         }
     }
 
-    pub(crate) fn check(&self, base: &Base<'_>) -> Check {
+    pub(crate) fn check(&self, base: &Base<'_>) -> Result<Check, CheckpointError> {
         let expected = self.expected;
         let recorded = match self.exit_code {
             Some(code) if code == expected => return self.run_again(base),
@@ -76,15 +76,15 @@ impl CommandExit {
             None => "was killed by a signal".into(),
         };
         let program = &self.argv[0];
-        Check::failed(format!(
+        Ok(Check::failed(format!(
             "{program:?} {recorded}, expected exit code {expected}"
-        ))
+        )))
     }
 
-    fn run_again(&self, base: &Base<'_>) -> Check {
+    fn run_again(&self, base: &Base<'_>) -> Result<Check, CheckpointError> {
         match &self.recheck {
             Some(recheck) => recheck.check(self.expected, base),
-            None => Check::Passed,
+            None => Ok(Check::Passed),
         }
     }
 }
@@ -149,13 +149,13 @@ impl Recheck {
         Ok(())
     }
 
-    fn check(&self, expected: i32, base: &Base<'_>) -> Check {
+    fn check(&self, expected: i32, base: &Base<'_>) -> Result<Check, CheckpointError> {
         let failed = |reason: String| Check::failed(format!("recheck {:?} {reason}", self.argv[0]));
         let cwd = match &self.cwd {
             None => base.dir().to_owned(),
             Some(cwd) => match base.find(cwd) {
                 Ok(found) => found.place.path,
-                Err(problem) => return failed(format!("in {}: {problem}", cwd.display())),
+                Err(problem) => return Ok(failed(format!("in {}: {problem}", cwd.display()))),
             },
         };
         let spec = CommandSpec::new(&self.argv[0])
@@ -163,15 +163,18 @@ impl Recheck {
             .cwd(cwd)
             .timeout(Duration::from_millis(self.timeout_ms))
             .max_output(0);
-        match run(&spec).map(|finished| finished.outcome) {
+        Ok(match run(&spec).map(|finished| finished.outcome) {
             Ok(Outcome::Exited { code }) if code == expected => Check::Passed,
             Ok(Outcome::Exited { code }) => {
                 failed(format!("exited with {code}, expected {expected}"))
             }
             Ok(Outcome::Signalled { signal }) => failed(format!("was killed by signal {signal}")),
             Ok(Outcome::TimedOut) => failed(format!("was not over after {} ms", self.timeout_ms)),
+            Err(error) if error.is_machine() => {
+                return Err(CheckpointError::Machine(Box::new(error)));
+            }
             Err(error) => failed(format!("could not be run: {}", with_causes(&error))),
-        }
+        })
     }
 }
 
@@ -199,7 +202,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let top = dir.path().canonicalize().unwrap();
         std::fs::create_dir(top.join("sub")).unwrap();
-        evidence.check(&Base::new(&top, false, &[]))
+        evidence.check(&Base::new(&top, false, &[])).unwrap()
     }
 
     fn succeeded() -> CommandExit {

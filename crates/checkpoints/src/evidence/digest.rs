@@ -10,7 +10,7 @@ use agentos_core::{InvalidInput, StorageError};
 use serde::{Deserialize, Serialize};
 use sha2::Digest as _;
 
-use crate::error::CheckpointError;
+use crate::error::{CheckpointError, is_exhaustion};
 use crate::evidence::{Check, check_path};
 use crate::limits::DIGEST_CHUNK_BYTES;
 use crate::paths::{Base, kind_in_words, open_regular};
@@ -150,6 +150,9 @@ impl FileDigest {
         });
         let (file, digest) = match read {
             Ok(read) => read,
+            Err(error) if is_exhaustion(&error) => {
+                return Err(CheckpointError::Machine(Box::new(error)));
+            }
             Err(error) => return failed(format!("cannot be read: {error}")),
         };
         let check = judge(&digest);
