@@ -32,6 +32,8 @@ pub struct DumpOptions {
 
 const COPY: &str = "database.db";
 const COPY_PART: &str = "database.db.part";
+const SUMMARY: &str = "summary.txt";
+const SUMMARY_JSON: &str = "summary.json";
 
 /// What a dump wrote.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -112,7 +114,7 @@ struct Summary {
 ///
 /// # Errors
 ///
-/// [`StorageError::Invalid`] when the copy would replace the database itself;
+/// [`StorageError::Invalid`] when a file of the dump would replace one of the store;
 /// [`StorageError::Io`], [`StorageError::ReadOnly`] or
 /// [`StorageError::DiskFull`] when `directory` cannot be written.
 pub fn dump(
@@ -123,7 +125,7 @@ pub fn dump(
     let path = resolve(path)?;
     fs::create_dir_all(directory).map_err(|error| of_io(error, directory))?;
     let directory = &resolve(directory)?;
-    for name in [COPY, COPY_PART] {
+    for name in [COPY, COPY_PART, SUMMARY, SUMMARY_JSON] {
         refuse_own(&path, &directory.join(name), "dump directory")?;
     }
     let mut summary = Summary {
@@ -146,7 +148,7 @@ pub fn dump(
     match inspect(&path) {
         Ok(facts) => {
             summary.pragmas = facts.pragmas;
-            summary.journal_mode = Some(facts.journal_mode);
+            summary.journal_mode = facts.journal_mode;
         }
         Err(error) => summary
             .problems
@@ -158,8 +160,8 @@ pub fn dump(
     }
     let report = DumpReport {
         copy: copied,
-        summary: directory.join("summary.txt"),
-        json: directory.join("summary.json"),
+        summary: directory.join(SUMMARY),
+        json: directory.join(SUMMARY_JSON),
         problems: summary.problems.clone(),
     };
     let text = serde_json::to_string_pretty(&summary)

@@ -42,8 +42,10 @@ pub struct Inspection {
     pub path: PathBuf,
     /// Version of the SQLite in this build.
     pub sqlite_version: String,
-    /// How changes are journalled: `wal` for our files.
-    pub journal_mode: String,
+    /// How changes are journalled: `wal` for our files. `None` for a database at
+    /// rest, which is looked at as it lies on the disk: SQLite tells it only of
+    /// one that it could write to.
+    pub journal_mode: Option<String>,
     /// `synchronous` of the writing connection, where this is an open store:
     /// 1 `NORMAL`, 2 `FULL`.
     pub synchronous: Option<i64>,
@@ -166,7 +168,9 @@ fn facts(connection: &Connection, path: &Path) -> Result<Inspection, ReadError> 
             pragmas.insert((*name).to_string(), value);
         }
     }
-    let journal_mode = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    let at_rest = fs::symlink_metadata(with_suffix(path, "-wal")).is_err();
+    let journal_mode = (!at_rest).then_some(mode);
     let files: Vec<FileFacts> = files(path)
         .iter()
         .filter_map(|file| file_facts(file))

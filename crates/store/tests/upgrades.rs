@@ -1,0 +1,188 @@
+//! Files of every past version open, and what they hold is read back exactly.
+//!
+//! `fixtures/v<version>.db` was written once by the build that introduced the
+//! schema and is never written again. Each test works on a copy.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentos_core::{
+    AppendCheckpoint, AuditLine, CheckpointStorage, CheckpointType, Codec, Commit, Digest,
+    EvidenceOutcome, EvidenceResult, ManualClock, NewTask, SequenceNumber, SetTaskStatus, Snapshot,
+    Storage, TaskId, TaskStatus, TaskStorage, Timestamp, Verification,
+};
+use agentos_store::sqlite::{Config, SqliteStore};
+use serde_json::{Value, json};
+
+const START: Timestamp = Timestamp::from_unix_micros(1_769_644_801_000_042);
+
+/// Seals of the file of version 1, in the order of its checkpoints: a later
+/// build that computes them otherwise can no longer read what was stored.
+const SEALS: [&str; 4] = [
+    "ad1dd3d2fed9704be8ebf54e4f41116fa6762bbecafdaec6cc4229a230e25469",
+    "f89c884bc5c6cea3bc1f8cb56338dcfa19ea68053663d46206c6f69548910a1a",
+    "e1e8f0dea85c7b1e197c1aed1c0fabc1edc35b060fddc01c38d376adf4cca77d",
+    "0dd6768dba839aa38a42102893f009d783f853b2c4be05d564b0b805820ebfb2",
+];
+
+fn fixture(version: u32) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    folder.join(format!("v{version}.db"))
+}
+
+fn task() -> TaskId {
+    TaskId::new("invoice 'é' 🦀").expect("a good id")
+}
+
+fn result() -> EvidenceResult {
+    EvidenceResult {
+        item: 0,
+        kind: "file_digest".into(),
+        outcome: EvidenceOutcome::Passed,
+        reason: Some("as recorded".into()),
+        checked_at: START,
+    }
+}
+
+fn states() -> [Option<Snapshot>; 4] {
+    [
+        Some(Snapshot::new(Codec::Bincode, 1, vec![1, 7, 2, 1, b'a', 0])),
+        Some(Snapshot::new(Codec::Json, 3, br#"{"step":2}"#.to_vec())),
+        None,
+        Some(Snapshot::new(
+            Codec::Raw,
+            0,
+            (0..=255).cycle().take(9000).collect(),
+        )),
+    ]
+}
+
+/// Writes a file of the newest version with known content.
+fn write(path: &Path) {
+    let clock = Arc::new(ManualClock::at(START));
+    let store = SqliteStore::open(Config::at(path).clock(Arc::clone(&clock))).expect("a store");
+    let commit = |commit: Commit| {
+        store.commit(commit).expect("a commit");
+        clock.advance(Duration::from_secs(60));
+    };
+    let new = NewTask::new(task(), "bookkeeping").metadata(json!({"n": [1, -2.5, null], "x": 0.1}));
+    commit(new.into());
+    commit(
+        SetTaskStatus::new(task(), TaskStatus::Running)
+            .reason("picked up")
+            .into(),
+    );
+    for (number, snapshot) in (1..).zip(states()) {
+        let checkpoint_type = match snapshot {
+            Some(_) => CheckpointType::IterationEnd,
+            None => CheckpointType::ErrorBoundary,
+        };
+        let checkpoint = AppendCheckpoint {
+            snapshot,
+            evidence: Some(format!("{{\"items\": [{number}]}}")),
+            verification: Verification::Verified,
+            results: vec![result()],
+            metadata: json!({ "number": number }),
+            ..AppendCheckpoint::new(task(), checkpoint_type)
+        };
+        commit(checkpoint.into());
+    }
+    let line = AuditLine::new(task(), "noted").detail(json!({"by": "operator"}));
+    commit(line.into());
+}
+
+/// Writes the file of the newest version, when a migration was added. Run it
+/// once, with the build that introduces the version, and never again.
+#[test]
+#[ignore = "writes the fixture of the newest version"]
+fn write_the_fixture_of_the_newest_version() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.db");
+    write(&path);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let version = connection
+        .query_row("PRAGMA user_version", [], |row| row.get(0))
+        .unwrap();
+    connection.close().unwrap();
+    assert!(
+        !fixture(version).exists(),
+        "a fixture is never written again"
+    );
+    std::fs::copy(&path, fixture(version)).unwrap();
+}
+
+fn copy(version: u32) -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.db");
+    std::fs::copy(fixture(version), &path).unwrap();
+    (directory, path)
+}
+
+#[test]
+fn a_file_of_version_one_is_read_back_exactly() {
+    let (_directory, path) = copy(1);
+    let store = SqliteStore::open(Config::at(&path)).unwrap();
+    let found = store.task(&task()).unwrap().unwrap();
+    assert_eq!(found.status, TaskStatus::Running);
+    assert_eq!(found.task_type, "bookkeeping");
+    assert_eq!(found.metadata, json!({"n": [1, -2.5, null], "x": 0.1}));
+    assert_eq!(found.created_at, START);
+    assert_eq!(found.updated_at, START.plus(Duration::from_secs(60)));
+    for ((number, snapshot), seal) in (1..).zip(states()).zip(SEALS) {
+        let sequence = SequenceNumber::new(number).unwrap();
+        let found = store.checkpoint(&task(), sequence).unwrap().unwrap();
+        assert_eq!(found.snapshot, snapshot);
+        assert_eq!(found.evidence, Some(format!("{{\"items\": [{number}]}}")));
+        assert_eq!(found.metadata, json!({ "number": number }));
+        assert_eq!(found.summary.verification, Verification::Verified);
+        assert_eq!(
+            Some(found.summary.seal),
+            Digest::parse_hex(seal),
+            "{number}"
+        );
+        let moment = START.plus(Duration::from_secs(60 * (number + 1)));
+        assert_eq!(found.summary.created_at, moment);
+        assert_eq!(
+            store.evidence_results(&task(), sequence).unwrap(),
+            [result()]
+        );
+    }
+    let lines = store.audits(&task(), None, 10).unwrap().items;
+    let events: Vec<_> = lines
+        .iter()
+        .map(|line| (line.event.as_str(), line.to.as_deref(), line.detail.clone()))
+        .collect();
+    assert_eq!(
+        events,
+        [
+            ("task_created", Some("created"), Value::Null),
+            ("task_status", Some("running"), Value::Null),
+            ("noted", None, json!({"by": "operator"})),
+        ]
+    );
+    assert_eq!(lines[1].reason.as_deref(), Some("picked up"));
+    assert!(store.check_integrity().unwrap().is_sound());
+}
+
+#[test]
+fn a_file_of_version_one_goes_on_where_it_ended() {
+    let (_directory, path) = copy(1);
+    let store = SqliteStore::open(Config::at(&path)).unwrap();
+    let new = AppendCheckpoint::new(task(), CheckpointType::ManualCheckpoint);
+    let receipt = store.commit(new.into()).unwrap();
+    assert_eq!(receipt.appended().next().unwrap().sequence.get(), 5);
+    let version = store.inspect().unwrap().pragmas["user_version"];
+    assert_eq!(version, 1, "the newest version of this build");
+}
+
+/// Every version has its file: who adds a migration adds a fixture.
+#[test]
+fn every_version_has_a_fixture() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Config::at(directory.path().join("agent.db"))).unwrap();
+    let newest = store.inspect().unwrap().pragmas["user_version"];
+    for version in 1..=u32::try_from(newest).unwrap() {
+        assert!(fixture(version).exists(), "version {version} has none");
+    }
+}
