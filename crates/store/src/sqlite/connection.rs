@@ -83,6 +83,16 @@ pub(crate) fn set_up_writer(
     Ok(())
 }
 
+/// Flags of a connection that only reads.
+pub(crate) fn read_only() -> OpenFlags {
+    OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+/// Opens an existing file for reading.
+pub(crate) fn open_reader(path: &Path) -> Result<Connection, StorageError> {
+    Connection::open_with_flags(path, read_only()).map_err(|error| of(&error, "opening read-only"))
+}
+
 /// Makes a reader of a read-only connection.
 pub(crate) fn set_up_reader(connection: &Connection, busy: Duration) -> Result<(), StorageError> {
     connection
@@ -136,9 +146,7 @@ fn did_not_take(name: &str, wanted: &str, found: &str) -> StorageError {
 /// and without making any file beside it. For looking at what may not be ours,
 /// and at backups.
 pub(crate) fn open_immutable(path: &Path) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_URI;
+    let flags = read_only() | OpenFlags::SQLITE_OPEN_URI;
     Connection::open_with_flags(uri(path, "immutable=1"), flags)
 }
 

@@ -102,6 +102,17 @@ impl SqliteWriter {
         Ok(())
     }
 
+    /// Busy here is another program that writes without our lock: SQLite has
+    /// waited for it as long as it was told.
+    fn of_begin(&self, error: SqliteError) -> StorageError {
+        match of_sqlite(error, "beginning a transaction") {
+            StorageError::Busy { .. } => StorageError::Busy {
+                waited: self.config.busy_timeout,
+            },
+            error => error,
+        }
+    }
+
     fn run_group(&mut self, commits: &[Commit]) -> Result<Vec<Answer>, TransactionGone> {
         let Some(connection) = &self.connection else {
             return Ok(commits.iter().map(|_| Err(lost_connection())).collect());
@@ -110,7 +121,7 @@ impl SqliteWriter {
             let unusable = is_unusable(&error);
             let answers = commits
                 .iter()
-                .map(|_| Err(of_sqlite(error.clone(), "beginning a transaction")))
+                .map(|_| Err(self.of_begin(error.clone())))
                 .collect();
             self.put_away_if(unusable);
             return Ok(answers);

@@ -11,11 +11,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentos_core::{StorageError, Timestamp};
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use serde::Serialize;
 
 use super::SqliteStore;
-use super::connection::{open_immutable, pragma, set_up_reader};
+use super::connection::{open_immutable, open_reader, pragma, set_up_reader};
 use super::error::of;
 use super::open::identify;
 use super::paths::{files, resolve, with_suffix};
@@ -154,9 +154,7 @@ pub(crate) fn open_read_only(path: &Path) -> Result<Connection, StorageError> {
     if fs::symlink_metadata(with_suffix(path, "-wal")).is_err() {
         return open_immutable(path).map_err(|error| of(&error, "opening read-only"));
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags)
-        .map_err(|error| of(&error, "opening read-only"))?;
+    let connection = open_reader(path)?;
     set_up_reader(&connection, Duration::from_secs(5))?;
     Ok(connection)
 }

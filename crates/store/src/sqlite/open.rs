@@ -36,6 +36,9 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
     let turn = lock.acquire(&Deadline::after(config.busy_timeout))?;
     if fs::symlink_metadata(&path).is_err() {
         create(&path, config.clock.wall(), config.busy_timeout)?;
+    } else {
+        // It may have come there since the first look.
+        identify(&path)?;
     }
     let connection = open_untouched(&path, config.busy_timeout)?;
     check_length(&connection, &path)?;

@@ -11,9 +11,9 @@ use agentos_core::{Deadline, StorageError};
 use parking_lot::RwLock;
 use r2d2::ManageConnection;
 use r2d2_sqlite::SqliteConnectionManager;
-use rusqlite::{Connection, OpenFlags, ffi};
+use rusqlite::{Connection, ffi};
 
-use super::connection::set_up_reader;
+use super::connection::{open_reader, read_only, set_up_reader};
 use super::error::{SqliteError, of_sqlite};
 use crate::sync::{Condvar, Mutex};
 
@@ -127,8 +127,7 @@ impl Readers {
     }
 
     fn open_pool(&self) -> Result<r2d2::Pool<Manager>, StorageError> {
-        let files = SqliteConnectionManager::file(&self.path)
-            .with_flags(OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX);
+        let files = SqliteConnectionManager::file(&self.path).with_flags(read_only());
         r2d2::Pool::builder()
             .max_size(self.size)
             .min_idle(Some(1))
@@ -145,6 +144,18 @@ impl Readers {
             .map_err(|error| StorageError::Io(Box::new(error)))
     }
 
+    /// The pool says only that no reader came in time. Opening one tells
+    /// whether all were lent or none could be opened.
+    fn why_none(&self, deadline: &Deadline) -> StorageError {
+        let opened = open_reader(&self.path).and_then(|reader| set_up_reader(&reader, self.busy));
+        match opened {
+            Err(error) => error,
+            Ok(()) => StorageError::Busy {
+                waited: deadline.waited(),
+            },
+        }
+    }
+
     /// Reads with a connection of the pool. The closure must finish its
     /// statements before it returns, so that no read transaction outlives it.
     pub(crate) fn read<R>(
@@ -154,9 +165,7 @@ impl Readers {
     ) -> Result<R, StorageError> {
         let pool = self.pool()?;
         let deadline = Deadline::after(self.busy);
-        let mut reader = pool.get().map_err(|_| StorageError::Busy {
-            waited: deadline.waited(),
-        })?;
+        let mut reader = pool.get().map_err(|_| self.why_none(&deadline))?;
         let connection = reader.connection.as_ref().ok_or(StorageError::Closed)?;
         match read(connection) {
             Ok(value) => Ok(value),

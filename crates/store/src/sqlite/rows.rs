@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use agentos_core::{RowAnswer, RowQuestion, RowSource, RowStorage, RowValue, StorageError};
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
-use rusqlite::{Connection, OpenFlags, ToSql, ffi, params_from_iter};
+use rusqlite::{Connection, ToSql, ffi, params_from_iter};
 
 use super::SqliteStore;
-use super::connection::set_up_reader;
+use super::connection::{open_reader, set_up_reader};
 use super::error::SqliteError;
 use super::readers::ReadError;
 
@@ -43,10 +43,9 @@ fn ask_file(
     question: &RowQuestion,
     busy: Duration,
 ) -> Result<RowAnswer, StorageError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = match Connection::open_with_flags(path, flags) {
+    let connection = match open_reader(path) {
         Ok(connection) => connection,
-        Err(error) => return Ok(cannot_ask(&error.to_string())),
+        Err(error) => return busy_or_cannot_ask(error),
     };
     if let Err(error) = set_up_reader(&connection, busy) {
         return busy_or_cannot_ask(error);
