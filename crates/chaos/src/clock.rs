@@ -1,55 +1,12 @@
-//! The only place of this crate that reads a clock. Victims are real processes
-//! and live in real time, so no clock is handed in.
+//! Waiting in real time: victims are real processes, and no clock moves them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// Measures how long something took.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Stopwatch(Instant);
+use agentos_core::{Deadline, Stopwatch};
 
-impl Stopwatch {
-    #[expect(clippy::disallowed_methods, reason = "real processes run in real time")]
-    pub(crate) fn start() -> Stopwatch {
-        Stopwatch(Instant::now())
-    }
-
-    pub(crate) fn elapsed(self) -> Duration {
-        self.0.elapsed()
-    }
-}
-
-/// A span of time that began at some moment and runs out.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Deadline {
-    watch: Stopwatch,
-    after: Duration,
-}
-
-impl Deadline {
-    pub(crate) fn after(after: Duration) -> Deadline {
-        Deadline {
-            watch: Stopwatch::start(),
-            after,
-        }
-    }
-
-    pub(crate) fn remaining(self) -> Duration {
-        self.after.saturating_sub(self.watch.elapsed())
-    }
-
-    /// Since the deadline was set.
-    pub(crate) fn elapsed(self) -> Duration {
-        self.watch.elapsed()
-    }
-
-    pub(crate) fn passed(self) -> bool {
-        self.remaining().is_zero()
-    }
-
-    /// Whichever of the two comes first.
-    pub(crate) fn or_sooner(self, timeout: Duration) -> Deadline {
-        Deadline::after(timeout.min(self.remaining()))
-    }
+/// Whichever comes first: the deadline, or so long from now.
+pub(crate) fn sooner(deadline: Deadline, timeout: Duration) -> Deadline {
+    Deadline::after(timeout.min(deadline.remaining()))
 }
 
 /// Burns the processor for exactly this long: a sleep of 300 µs would last

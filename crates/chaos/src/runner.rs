@@ -12,7 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::clock::Stopwatch;
+use agentos_core::Stopwatch;
+
 use crate::evidence::{self, Dump, DumpError, Failed};
 use crate::report::live::{Console, Live};
 use crate::report::terminal::seconds;

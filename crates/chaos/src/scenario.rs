@@ -9,7 +9,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::clock::Deadline;
+use agentos_core::Deadline;
+
 use crate::error::{Failure, HarnessError};
 use crate::prng::{Prng, scenario_seed};
 use crate::supervisor::{Victim, VictimSpec};

@@ -11,9 +11,10 @@ use std::fs::OpenOptions;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agentos_core::Deadline;
 use agentos_process::{Child, CommandSpec, Exit, NextLine, ProcessError, Signal, Sink};
 
-use crate::clock::{self, Deadline};
+use crate::clock;
 use crate::error::HarnessError;
 use crate::transcript::{ACK_PREFIX, Shared, Transcript};
 
@@ -192,7 +193,7 @@ impl Victim {
         count: usize,
         timeout: Duration,
     ) -> Result<Vec<String>, HarnessError> {
-        let deadline = self.deadline.or_sooner(timeout);
+        let deadline = clock::sooner(self.deadline, timeout);
         while self.acked < count {
             self.read_line(deadline, || format!("{count} acknowledgements"))?;
         }
@@ -212,7 +213,7 @@ impl Victim {
         timeout: Duration,
         matches: impl Fn(&str) -> bool,
     ) -> Result<String, HarnessError> {
-        let deadline = self.deadline.or_sooner(timeout);
+        let deadline = clock::sooner(self.deadline, timeout);
         loop {
             let line = self.transcript.lock().lines.get(self.looked_at).cloned();
             match line {
@@ -234,7 +235,7 @@ impl Victim {
     /// [`HarnessError::TimedOut`] when it goes on (and is not killed),
     /// [`HarnessError::KilledByOthers`] when a foreign SIGKILL ended it.
     pub fn wait_for_exit(&mut self, timeout: Duration) -> Result<Exit, HarnessError> {
-        let deadline = self.deadline.or_sooner(timeout);
+        let deadline = clock::sooner(self.deadline, timeout);
         while let NextLine::Line(line) = self.next_line(deadline)? {
             self.push(&line);
         }
@@ -387,7 +388,7 @@ impl Victim {
         HarnessError::TimedOut {
             victim: self.name(),
             waiting_for,
-            waited_ms: u64::try_from(deadline.elapsed().as_millis()).unwrap_or(u64::MAX),
+            waited_ms: u64::try_from(deadline.waited().as_millis()).unwrap_or(u64::MAX),
         }
     }
 

@@ -6,8 +6,6 @@
 
 use std::time::Duration;
 
-use crate::ids::SequenceNumber;
-
 /// The cause of an error, from whichever library.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
@@ -168,7 +166,7 @@ impl StorageError {
     /// The checkpoint of this task and number is damaged.
     pub fn corrupt_checkpoint(
         task: &str,
-        sequence: SequenceNumber,
+        sequence: impl std::fmt::Display,
         detail: impl Into<BoxError>,
     ) -> StorageError {
         StorageError::corrupt(format!("checkpoint {sequence} of task {task:?}"), detail)

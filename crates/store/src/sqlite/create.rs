@@ -15,10 +15,7 @@ use agentos_core::{StorageError, Timestamp, crash_point};
 use super::connection::{APPLICATION_ID, open_untouched, set};
 use super::error::{of, of_io};
 use super::migrate::{MIGRATIONS, migrate};
-use super::paths::with_suffix;
-
-/// Suffix of a database that is being made. Long, so that it is nobody else's file.
-pub(crate) const NEW: &str = ".agentos-new";
+use super::paths::{NEW, with_suffix};
 
 /// Makes the database at `path`, where there is no file.
 pub(crate) fn create(path: &Path, now: Timestamp, busy: Duration) -> Result<(), StorageError> {

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use agentos_core::{InvalidInput, StorageError};
 
-use super::create::NEW;
 use super::error::of_io;
+
+/// Suffix of a database that is being made. Long, so that it is nobody else's file.
+pub(crate) const NEW: &str = ".agentos-new";
 
 /// The one path of a database, whichever way it was named: two names of one
 /// file must share a write lock.
