@@ -17,6 +17,8 @@ pub(crate) enum Canary {
     ChangeArtifact,
     /// Begins again from the first iteration, whatever there is to resume from.
     ForgetResume,
+    /// Takes a number now and then and gives it to no checkpoint.
+    SkipNumber,
     /// Reads the next number first and writes it later, on its own connection.
     OwnNumbers,
 }

@@ -182,6 +182,15 @@ fn a_writer_that_acknowledges_without_writing_is_caught() {
 }
 
 #[test]
+fn a_writer_that_leaves_gaps_is_caught() {
+    is_caught(
+        "concurrent-checkpoints",
+        "skip-number",
+        "the numbers have gaps",
+    );
+}
+
+#[test]
 fn writers_that_choose_their_own_numbers_are_caught() {
     is_caught("concurrent-checkpoints", "own-numbers", "ended with");
 }

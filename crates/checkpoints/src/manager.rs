@@ -70,10 +70,11 @@ impl CheckpointManager {
     /// stored, [`CheckpointError::NotDurable`], [`StorageError::Busy`] when
     /// evidence about a row could not be asked for.
     pub fn prepare(&self, new: NewCheckpoint) -> Result<AppendCheckpoint, CheckpointError> {
-        new.check(self.storage.limits())?;
         let mut part = AppendCheckpoint::new(new.task, new.checkpoint_type);
         part.snapshot = new.snapshot;
         part.metadata = new.metadata;
+        // The commit checks again; here it comes before any file is opened.
+        part.check(self.storage.limits())?;
         if let Some(mut pack) = new.evidence {
             pack.validate()?;
             let report = self.examination().attest(&mut pack)?;

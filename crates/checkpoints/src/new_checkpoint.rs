@@ -4,9 +4,7 @@
 //! file or the store. [`CheckpointManager::prepare`](crate::CheckpointManager::prepare)
 //! turns it into a part of a commit.
 
-use agentos_core::limits::{Limits, check_size};
-use agentos_core::records::task::metadata_text;
-use agentos_core::{CheckpointType, Codec, InvalidInput, Snapshot, TaskId};
+use agentos_core::{CheckpointType, Codec, Snapshot, TaskId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -88,105 +86,5 @@ impl NewCheckpoint {
     pub fn metadata(mut self, metadata: Value) -> NewCheckpoint {
         self.metadata = metadata;
         self
-    }
-
-    /// Checks everything that has a bound but the evidence. The commit checks
-    /// again; here it comes before any file is opened.
-    pub(crate) fn check(&self, limits: &Limits) -> Result<(), CheckpointError> {
-        if let Some(snapshot) = &self.snapshot {
-            if self.checkpoint_type == CheckpointType::ErrorBoundary {
-                let reason = "carries state, which an error boundary never does";
-                return Err(InvalidInput::new("checkpoint", reason).into());
-            }
-            check_size(
-                "snapshot bytes",
-                snapshot.bytes().len(),
-                limits.snapshot_bytes,
-            )?;
-        }
-        if let Some(text) = metadata_text(&self.metadata) {
-            check_size("metadata bytes", text.len(), limits.metadata_bytes)?;
-            // A value nested too deeply can be written and never read again.
-            if serde_json::from_str::<Value>(&text).ok().as_ref() != Some(&self.metadata) {
-                let reason = "cannot be read back: it is nested too deeply";
-                return Err(InvalidInput::new("metadata", reason).into());
-            }
-        }
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use agentos_core::{LimitExceeded, StorageError};
-    use serde_json::json;
-
-    use super::*;
-
-    fn new(checkpoint_type: CheckpointType) -> NewCheckpoint {
-        NewCheckpoint::new(TaskId::new("task").unwrap(), checkpoint_type)
-    }
-
-    #[test]
-    fn limits_are_named() {
-        let limits = Limits {
-            snapshot_bytes: 3,
-            metadata_bytes: 4,
-            ..Limits::default()
-        };
-        let exceeded = |checkpoint: NewCheckpoint| match checkpoint.check(&limits).unwrap_err() {
-            CheckpointError::Storage(StorageError::LimitExceeded(exceeded)) => exceeded,
-            other => panic!("{other:?}"),
-        };
-        let checkpoint = || new(CheckpointType::IterationEnd);
-        assert!(checkpoint().raw(1, "abc").check(&limits).is_ok());
-        assert_eq!(
-            exceeded(checkpoint().raw(1, "abcd")),
-            LimitExceeded {
-                name: "snapshot bytes",
-                limit: 3,
-                value: 4
-            }
-        );
-        assert!(checkpoint().metadata(json!("ab")).check(&limits).is_ok());
-        assert_eq!(
-            exceeded(checkpoint().metadata(json!("abc"))),
-            LimitExceeded {
-                name: "metadata bytes",
-                limit: 4,
-                value: 5
-            }
-        );
-    }
-
-    #[test]
-    fn an_error_boundary_carries_no_state() {
-        let limits = Limits::default();
-        assert!(new(CheckpointType::ErrorBoundary).check(&limits).is_ok());
-        assert!(matches!(
-            new(CheckpointType::ErrorBoundary)
-                .raw(1, "state")
-                .check(&limits)
-                .unwrap_err(),
-            CheckpointError::Storage(StorageError::Invalid(_))
-        ));
-    }
-
-    #[test]
-    fn metadata_that_nobody_could_read_again_is_refused() {
-        let nested = |levels| (0..levels).fold(json!(0.1 + 0.2), |inner, _| json!([inner]));
-        let check = |levels| {
-            new(CheckpointType::IterationEnd)
-                .metadata(nested(levels))
-                .check(&Limits::default())
-        };
-        assert!(check(100).is_ok());
-        assert!(matches!(
-            check(200).unwrap_err(),
-            CheckpointError::Storage(StorageError::Invalid(InvalidInput {
-                what: "metadata",
-                ..
-            }))
-        ));
     }
 }

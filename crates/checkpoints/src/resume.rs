@@ -107,7 +107,8 @@ impl std::fmt::Display for PassedOver {
 
 impl CheckpointManager {
     /// Finds the newest checkpoint of `task` that carries state, whose seal
-    /// holds, and none of whose evidence fails now; and says which newer ones
+    /// holds, and whose evidence does not fail now, as its policy says; and says
+    /// which newer ones
     /// were passed over, and why. Nothing is written.
     ///
     /// # Errors

@@ -159,7 +159,12 @@ impl AppendCheckpoint {
         }
     }
 
-    fn check(&self, limits: &Limits) -> Result<(), StorageError> {
+    /// Checks everything that has a bound.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::LimitExceeded`] or [`StorageError::Invalid`].
+    pub fn check(&self, limits: &Limits) -> Result<(), StorageError> {
         if let Some(snapshot) = &self.snapshot {
             check_size(
                 "snapshot bytes",
@@ -314,4 +319,125 @@ pub enum PartOutcome {
     VerificationRecorded,
     /// The audit line was written.
     Audited,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::codec::Codec;
+    use crate::error::LimitExceeded;
+    use crate::limits::METADATA_DEPTH_MAX;
+
+    fn checkpoint(checkpoint_type: CheckpointType) -> AppendCheckpoint {
+        AppendCheckpoint::new(TaskId::new("task").unwrap(), checkpoint_type)
+    }
+
+    fn with_state(bytes: &[u8]) -> AppendCheckpoint {
+        AppendCheckpoint {
+            snapshot: Some(Snapshot::new(Codec::Raw, 1, bytes.to_vec())),
+            ..checkpoint(CheckpointType::IterationEnd)
+        }
+    }
+
+    fn with_metadata(metadata: Value) -> AppendCheckpoint {
+        AppendCheckpoint {
+            metadata,
+            ..checkpoint(CheckpointType::IterationEnd)
+        }
+    }
+
+    #[test]
+    fn each_bound_of_a_checkpoint_is_named_with_limit_and_value() {
+        let limits = Limits {
+            snapshot_bytes: 3,
+            metadata_bytes: 4,
+            ..Limits::default()
+        };
+        let exceeded = |name, limit, value| LimitExceeded { name, limit, value };
+        for (at_most, beyond, error) in [
+            (
+                with_state(b"abc"),
+                with_state(b"abcd"),
+                exceeded("snapshot bytes", 3, 4),
+            ),
+            (
+                with_metadata(json!("ab")),
+                with_metadata(json!("abc")),
+                exceeded("metadata bytes", 4, 5),
+            ),
+        ] {
+            assert!(at_most.check(&limits).is_ok());
+            match beyond.check(&limits).unwrap_err() {
+                StorageError::LimitExceeded(found) => assert_eq!(found, error),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn metadata_that_nobody_could_read_again_is_refused() {
+        let nested = |levels| (0..levels).fold(json!(0.1), |inner, _| json!([inner]));
+        let check = |levels| with_metadata(nested(levels)).check(&Limits::default());
+        assert!(check(METADATA_DEPTH_MAX).is_ok());
+        assert!(matches!(
+            check(METADATA_DEPTH_MAX + 1).unwrap_err(),
+            StorageError::LimitExceeded(LimitExceeded {
+                name: "metadata depth",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn an_error_boundary_carries_no_state() {
+        let limits = Limits::default();
+        assert!(
+            checkpoint(CheckpointType::ErrorBoundary)
+                .check(&limits)
+                .is_ok()
+        );
+        let boundary = AppendCheckpoint {
+            checkpoint_type: CheckpointType::ErrorBoundary,
+            ..with_state(b"state")
+        };
+        assert!(matches!(
+            boundary.check(&limits).unwrap_err(),
+            StorageError::Invalid(_)
+        ));
+    }
+
+    #[test]
+    fn a_commit_needs_a_part_and_has_a_most() {
+        let limits = Limits::default();
+        assert!(matches!(
+            Commit::new().check(&limits).unwrap_err(),
+            StorageError::Invalid(_)
+        ));
+        let line = || AuditLine::new(TaskId::new("task").unwrap(), "event");
+        let commit = |parts| (0..parts).fold(Commit::new(), |commit, _| commit.part(line()));
+        assert!(commit(PARTS_PER_COMMIT_MAX).check(&limits).is_ok());
+        assert!(matches!(
+            commit(PARTS_PER_COMMIT_MAX + 1).check(&limits).unwrap_err(),
+            StorageError::LimitExceeded(LimitExceeded {
+                name: "parts per commit",
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn evidence_answers_an_item_once() {
+        let result = |item| EvidenceResult {
+            item,
+            kind: "kind".into(),
+            outcome: crate::EvidenceOutcome::Passed,
+            reason: None,
+            checked_at: crate::Timestamp::from_unix_micros(0),
+        };
+        assert!(check_results(&[result(1), result(0)]).is_ok());
+        let twice = check_results(&[result(1), result(1)]);
+        assert!(matches!(twice.unwrap_err(), StorageError::Invalid(_)));
+    }
 }

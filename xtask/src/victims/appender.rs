@@ -5,8 +5,9 @@
 
 use std::error::Error;
 use std::fs::File;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentos_checkpoints::{CheckpointConfig, CheckpointManager, NewCheckpoint};
 use agentos_core::records::checkpoint::Sealed;
@@ -70,6 +71,9 @@ impl Appender {
                 say(&format!("ack {step} {}", self.writer))?;
                 continue;
             }
+            if self.canary == Some(Canary::SkipNumber) && step == self.count {
+                skip_number(&self.db, &self.task)?;
+            }
             let state = State {
                 writer: self.writer,
                 step,
@@ -80,6 +84,13 @@ impl Appender {
         }
         Ok(())
     }
+}
+
+fn skip_number(db: &Path, task: &str) -> rusqlite::Result<()> {
+    let connection = Connection::open(db)?;
+    connection.busy_timeout(Duration::from_secs(20))?;
+    let sql = "UPDATE checkpoint_counters SET last_sequence = last_sequence + 1 WHERE task_id = ?1";
+    connection.execute(sql, [task]).map(drop)
 }
 
 /// The canary that knows its numbers before it writes.

@@ -109,8 +109,12 @@ pub fn metadata_text(metadata: &Value) -> Option<String> {
     (!metadata.is_null()).then(|| metadata.to_string())
 }
 
-/// Refuses metadata beyond its limit.
-pub(crate) fn check_metadata(metadata: &Value, limits: &Limits) -> Result<(), StorageError> {
+/// Refuses metadata beyond its limits, of bytes and of depth.
+///
+/// # Errors
+///
+/// [`StorageError::LimitExceeded`].
+pub fn check_metadata(metadata: &Value, limits: &Limits) -> Result<(), StorageError> {
     check_size(
         "metadata depth",
         depth(metadata, METADATA_DEPTH_MAX),

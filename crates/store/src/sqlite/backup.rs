@@ -24,6 +24,9 @@ use super::inspect::{Integrity, integrity};
 use super::paths::{refuse_own, resolve, with_suffix};
 use super::readers::ReadError;
 
+/// Suffix of a copy that is being made. Long, so that it is nobody else's file.
+const PART: &str = ".agentos-part";
+
 /// What a backup made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackupReport {
@@ -46,7 +49,7 @@ impl SqliteStore {
     /// the original is not. Whatever was at `destination` is still there.
     pub fn backup(&self, destination: &Path) -> Result<BackupReport, StorageError> {
         let destination = resolve(destination)?;
-        let part = with_suffix(&destination, ".part");
+        let part = with_suffix(&destination, PART);
         for target in [&destination, &part] {
             refuse_own(&self.path, target, "backup destination")?;
         }

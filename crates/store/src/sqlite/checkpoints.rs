@@ -8,6 +8,7 @@ use agentos_core::{
 };
 use rusqlite::{Connection, OptionalExtension, Row, ffi, named_params};
 
+use super::error::SqliteError;
 use super::readers::ReadError;
 use super::tasks::{check_page, decode_json};
 use super::{SqliteStore, statements};
@@ -174,17 +175,8 @@ fn newest_number(connection: &Connection, task: &TaskId, below: i64) -> Result<i
 
 /// Why this one row cannot be read; `None` when the error is not about the row.
 fn unreadable(error: &rusqlite::Error) -> Option<String> {
-    match error {
-        rusqlite::Error::SqliteFailure(failure, _) => {
-            (failure.extended_code & 0xff == ffi::SQLITE_CORRUPT).then(|| error.to_string())
-        }
-        // A column of another type, or text that is not UTF-8.
-        rusqlite::Error::FromSqlConversionFailure(..)
-        | rusqlite::Error::InvalidColumnType(..)
-        | rusqlite::Error::IntegralValueOutOfRange(..)
-        | rusqlite::Error::Utf8Error(..) => Some(error.to_string()),
-        _ => None,
-    }
+    let primary = SqliteError::from(error).primary();
+    (primary == ffi::SQLITE_CORRUPT).then(|| error.to_string())
 }
 
 /// The columns of a summary, as stored.

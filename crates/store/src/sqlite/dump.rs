@@ -18,9 +18,8 @@ use serde_json::{Map, Value, json};
 
 use super::backup::{copy, make_private, remove};
 use super::error::{of, of_io};
-use super::inspect::{
-    FileFacts, LockFacts, file_facts, inspect, lock_facts, open_read_only, row_counts,
-};
+use super::inspect::{FileFacts, file_facts, inspect, open_read_only, row_counts};
+use super::locks::{LockFacts, lock_facts};
 use super::paths::{files, refuse_own, resolve};
 
 /// What a dump contains.

@@ -31,6 +31,12 @@ impl From<&rusqlite::Error> for SqliteError {
         let code = match error {
             rusqlite::Error::SqliteFailure(failure, _) => failure.extended_code,
             rusqlite::Error::SqlInputError { error, .. } => error.extended_code,
+            // A stored value of another type, or text that is not UTF-8: the
+            // schema takes neither, so something else wrote it.
+            rusqlite::Error::FromSqlConversionFailure(..)
+            | rusqlite::Error::InvalidColumnType(..)
+            | rusqlite::Error::IntegralValueOutOfRange(..)
+            | rusqlite::Error::Utf8Error(..) => ffi::SQLITE_CORRUPT,
             _ => ffi::SQLITE_ERROR,
         };
         SqliteError {

@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::SqliteStore;
 use super::connection::{open_immutable, open_reader, pragma, set_up_reader};
 use super::error::of;
+use super::locks::{LockFacts, lock_facts};
 use super::open::identify;
 use super::paths::{files, resolve, with_suffix};
 use super::readers::ReadError;
@@ -72,19 +73,6 @@ pub struct FileFacts {
     pub mode: String,
     /// When it was last changed, in UTC.
     pub modified_at: String,
-}
-
-/// Who holds locks on a database. Processes of other containers may show as 0.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct LockFacts {
-    /// The process that holds the write lock.
-    pub writer_pid: Option<i32>,
-    /// Processes that are reading now: the write-ahead log cannot be cut back
-    /// beyond what the oldest of them still needs.
-    pub reader_pids: Vec<i32>,
-    /// Process whose read needs the oldest state, where one is reading: the one
-    /// on the lowest read mark that is not the newest.
-    pub oldest_reader_pid: Option<i32>,
 }
 
 /// What an integrity check said.
@@ -234,35 +222,4 @@ pub(crate) fn integrity(connection: &Connection) -> rusqlite::Result<Integrity> 
         .collect::<Result<Vec<_>, _>>()?;
     problems.extend(orphans);
     Ok(Integrity { problems })
-}
-
-/// First byte of `-shm` that a reader locks: WAL_READ_LOCK(0), see
-/// <https://sqlite.org/walformat.html#locks>. Five marks follow each other.
-const READ_MARKS: std::ops::RangeInclusive<u64> = 123..=127;
-
-pub(crate) fn lock_facts(path: &Path) -> LockFacts {
-    let Ok(locks) = procfs::locks() else {
-        return LockFacts::default();
-    };
-    let inode = |path: PathBuf| fs::metadata(path).ok().map(|metadata| metadata.ino());
-    let wlock = inode(with_suffix(path, ".wlock"));
-    let shm = inode(with_suffix(path, "-shm"));
-    let mut facts = LockFacts::default();
-    let mut marks = Vec::new();
-    for lock in locks {
-        let pid = lock.pid.unwrap_or(0);
-        if Some(lock.inode) == wlock && matches!(lock.lock_type, procfs::LockType::FLock) {
-            // Those who wait for it are listed after its holder.
-            facts.writer_pid.get_or_insert(pid);
-        }
-        if Some(lock.inode) == shm && READ_MARKS.contains(&lock.offset_first) {
-            marks.push((lock.offset_first, pid));
-        }
-    }
-    marks.sort_unstable();
-    facts.oldest_reader_pid = marks.first().map(|(_, pid)| *pid);
-    facts.reader_pids = marks.into_iter().map(|(_, pid)| pid).collect();
-    facts.reader_pids.sort_unstable();
-    facts.reader_pids.dedup();
-    facts
 }

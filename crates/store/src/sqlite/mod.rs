@@ -14,6 +14,7 @@ mod dump;
 mod error;
 mod group_commit;
 mod inspect;
+mod locks;
 mod migrate;
 mod open;
 mod parts;
@@ -35,7 +36,8 @@ pub use self::backup::BackupReport;
 pub use self::config::{Config, Durability};
 pub use self::dump::{DumpOptions, DumpReport, dump};
 use self::group_commit::{Counters, SqliteWriter};
-pub use self::inspect::{FileFacts, Inspection, Integrity, LockFacts, inspect};
+pub use self::inspect::{FileFacts, Inspection, Integrity, inspect};
+pub use self::locks::{LockFacts, ReaderFacts};
 use self::queue::Queue;
 use self::readers::Readers;
 

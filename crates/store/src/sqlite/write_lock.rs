@@ -169,7 +169,8 @@ fn wait_in_kernel(shared: &Shared, inbox: &Receiver<()>) {
         match locked {
             Ok(()) if state.wanted => state.granted = true,
             Ok(()) => unlock(&shared.file),
-            Err(error) => state.failed = Some(error.into()),
+            Err(error) if state.wanted => state.failed = Some(error.into()),
+            Err(error) => tracing::warn!(%error, "the write lock could not be waited for"),
         }
         shared.changed.notify_all();
     }

@@ -1,0 +1,107 @@
+//! Who holds locks on a database, without touching its files.
+//!
+//! `/proc/locks` names the holders. What each reader still needs stands in the
+//! shared-memory file, which may not be opened: closing it would drop this
+//! process's locks. But SQLite has mapped it into this process, so it is read
+//! from there, through `/proc/self/mem`.
+
+use std::fs;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use procfs::process::{MMapPath, Process};
+use serde::Serialize;
+
+use super::paths::with_suffix;
+
+/// Who holds locks on a database. A process of another container may show as 0.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct LockFacts {
+    /// The process that holds the write lock.
+    pub writer_pid: Option<i32>,
+    /// Who is reading now, the oldest view first. The write-ahead log cannot be
+    /// begun anew while the oldest of them reads.
+    pub readers: Vec<ReaderFacts>,
+}
+
+impl LockFacts {
+    /// The reader with the oldest view.
+    pub fn oldest_reader(&self) -> Option<&ReaderFacts> {
+        self.readers.first()
+    }
+}
+
+/// A process that is reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct ReaderFacts {
+    /// Last frame of the write-ahead log that its view contains, from 1; 0 for
+    /// a view of the database file alone. `None` where that could not be read.
+    pub frame: Option<u32>,
+    /// The process.
+    pub pid: i32,
+}
+
+/// First byte of `-shm` that a reader locks, and how many read marks there are
+/// (WAL_READ_LOCK(0) and WAL_NREADER, <https://sqlite.org/walformat.html>).
+const READ_LOCK_FIRST: u64 = 123;
+const READ_MARKS: usize = 5;
+/// Where the read marks stand in `-shm`: numbers of 32 bits in the machine's
+/// own order, after two index headers of 48 bytes and the backfill count.
+const READ_MARKS_AT: u64 = 100;
+
+/// Looks at the locks of the database at `path`.
+pub(crate) fn lock_facts(path: &Path) -> LockFacts {
+    let Ok(locks) = procfs::locks() else {
+        return LockFacts::default();
+    };
+    let inode = |path: PathBuf| fs::metadata(path).ok().map(|metadata| metadata.ino());
+    let wlock = inode(with_suffix(path, ".wlock"));
+    let shm = inode(with_suffix(path, "-shm"));
+    let marks = shm.and_then(read_marks);
+    let mut facts = LockFacts::default();
+    for lock in locks {
+        let pid = lock.pid.unwrap_or(0);
+        if Some(lock.inode) == wlock && matches!(lock.lock_type, procfs::LockType::FLock) {
+            // Those who wait for it are listed after its holder.
+            facts.writer_pid.get_or_insert(pid);
+        }
+        if Some(lock.inode) != shm {
+            continue;
+        }
+        // Locks of one process on neighbouring bytes show as one.
+        let held = lock.offset_first..=lock.offset_last.unwrap_or(u64::MAX);
+        for mark in 0..READ_MARKS {
+            if held.contains(&(READ_LOCK_FIRST + mark as u64)) {
+                // The first mark is that of readers who need no log.
+                let frame = if mark == 0 {
+                    Some(0)
+                } else {
+                    marks.map(|marks| marks[mark])
+                };
+                facts.readers.push(ReaderFacts { frame, pid });
+            }
+        }
+    }
+    facts.readers.sort_unstable();
+    facts.readers.dedup();
+    facts
+}
+
+/// The read marks, from this process's own mapping of the file with this inode.
+fn read_marks(inode: u64) -> Option<[u32; READ_MARKS]> {
+    let process = Process::myself().ok()?;
+    let map = process.maps().ok()?.into_iter().find(|map| {
+        map.inode == inode && map.offset == 0 && matches!(map.pathname, MMapPath::Path(_))
+    })?;
+    let mut bytes = [0; READ_MARKS * 4];
+    process
+        .mem()
+        .ok()?
+        .read_exact_at(&mut bytes, map.address.0 + READ_MARKS_AT)
+        .ok()?;
+    let mut marks = [0; READ_MARKS];
+    for (mark, bytes) in marks.iter_mut().zip(bytes.chunks_exact(4)) {
+        *mark = u32::from_ne_bytes(bytes.try_into().ok()?);
+    }
+    Some(marks)
+}
