@@ -32,9 +32,13 @@ impl CheckpointStorage for SqliteStore {
                 .optional();
             match found {
                 Ok(None) => Ok(None),
-                Ok(Some(raw)) => raw.decode(task).map(Some).map_err(|detail| {
-                    StorageError::corrupt_checkpoint(task.as_str(), sequence, detail).into()
-                }),
+                Ok(Some(raw)) => raw
+                    .decode(task)
+                    .and_then(|checkpoint| in_its_place(checkpoint, sequence))
+                    .map(Some)
+                    .map_err(|detail| {
+                        StorageError::corrupt_checkpoint(task.as_str(), sequence, detail).into()
+                    }),
                 Err(error) => match unreadable(&error) {
                     Some(detail) => {
                         Err(
@@ -66,6 +70,11 @@ impl CheckpointStorage for SqliteStore {
                 let detail = match found {
                     Ok(None) => return Ok(None),
                     Ok(Some(raw)) => match raw.decode(task) {
+                        Ok(checkpoint)
+                            if checkpoint.summary.sequence.get().cast_signed() >= below =>
+                        {
+                            return Err(misplaced(task, below).into());
+                        }
                         Ok(checkpoint) => {
                             return Ok(Some(FoundCheckpoint::Sound(Box::new(checkpoint))));
                         }
@@ -79,6 +88,9 @@ impl CheckpointStorage for SqliteStore {
                 // The number in a damaged row may be what is damaged: the index
                 // gives one that is below `below`, so a walk down always ends.
                 let number = newest_number(connection, task, below)?;
+                if number >= below {
+                    return Err(misplaced(task, below).into());
+                }
                 Ok(Some(FoundCheckpoint::Damaged {
                     sequence: sequence(number)?,
                     detail,
@@ -104,9 +116,14 @@ impl CheckpointStorage for SqliteStore {
                 Columns::read,
             )?;
             let mut summaries = Vec::new();
+            let mut before = bound(below);
             for columns in found {
                 let columns = columns?;
                 let number = columns.sequence;
+                if number >= before {
+                    return Err(misplaced(task, before).into());
+                }
+                before = number;
                 summaries.push(columns.decode(task).map_err(|detail| {
                     StorageError::corrupt(format!("checkpoint {number} of task {task}"), detail)
                 })?);
@@ -156,6 +173,23 @@ pub(crate) fn sequence(number: i64) -> Result<SequenceNumber, StorageError> {
         .ok()
         .and_then(|number| SequenceNumber::new(number).ok())
         .ok_or_else(|| StorageError::corrupt(format!("checkpoint number {number}"), "below one"))
+}
+
+/// The checkpoint, if it is the one that was asked for: a damaged index leads
+/// to another, whose own seal holds.
+fn in_its_place(checkpoint: Checkpoint, asked: SequenceNumber) -> Result<Checkpoint, String> {
+    let found = checkpoint.summary.sequence;
+    if found == asked {
+        Ok(checkpoint)
+    } else {
+        Err(format!("in its place is number {found}"))
+    }
+}
+
+/// The index gave a row that belongs elsewhere: it is damaged.
+fn misplaced(task: &TaskId, below: i64) -> StorageError {
+    let what = format!("the index of the checkpoints of task {:?}", task.as_str());
+    StorageError::corrupt(what, format!("a number below {below} was asked for"))
 }
 
 /// "Below this number" for SQL; none means all of them.

@@ -4,11 +4,14 @@
 //! digest of the text of each. A file from a newer build, or one whose
 //! migrations had another text, is refused before anything is changed.
 
+use std::collections::BTreeMap;
+use std::sync::OnceLock;
+
 use agentos_core::{Digest, StorageError, Timestamp, crash_point};
-use rusqlite::{Connection, named_params};
+use rusqlite::{Connection, ffi, named_params};
 
 use super::connection::pragma;
-use super::error::{SqliteError, of, of_commit};
+use super::error::{SqliteError, of, of_commit, of_sqlite};
 
 /// One step of the schema.
 pub(crate) struct Migration {
@@ -51,6 +54,55 @@ pub(crate) fn check(
         }
     }
     Ok(found)
+}
+
+/// Name and text of every table, index and trigger.
+type Schema = BTreeMap<String, String>;
+
+/// Refuses a file whose tables, indexes or triggers are not those that the
+/// migrations make: a changed letter there lets SQLite do something else than
+/// what was promised. Objects that users added are theirs.
+pub(crate) fn check_schema(connection: &Connection) -> Result<(), StorageError> {
+    static EXPECTED: OnceLock<Schema> = OnceLock::new();
+    let expected = match EXPECTED.get() {
+        Some(expected) => expected,
+        None => {
+            let fresh = Connection::open_in_memory()
+                .map_err(|error| of(&error, "opening a database in memory"))?;
+            for migration in MIGRATIONS {
+                fresh
+                    .execute_batch(migration.sql)
+                    .map_err(|error| of(&error, "making the schema in memory"))?;
+            }
+            let schema = read_schema(&fresh)?;
+            EXPECTED.get_or_init(|| schema)
+        }
+    };
+    let found = read_schema(connection)?;
+    for (name, text) in expected {
+        if found.get(name) != Some(text) {
+            let detail = format!("{name} is not what the migrations make");
+            return Err(StorageError::corrupt("the schema", detail));
+        }
+    }
+    Ok(())
+}
+
+/// Reads the schema; what SQLite cannot parse of it is damage.
+pub(crate) fn read_schema(connection: &Connection) -> Result<Schema, StorageError> {
+    let read = || -> rusqlite::Result<Schema> {
+        connection
+            .prepare("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
+    };
+    read().map_err(|error| {
+        let error = SqliteError::from(&error);
+        match error.primary() {
+            ffi::SQLITE_ERROR => StorageError::corrupt("the schema", error),
+            _ => of_sqlite(error, "reading the schema"),
+        }
+    })
 }
 
 /// Brings a file forward. Killed at any moment it leaves a whole version.

@@ -41,10 +41,16 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         identify(&path)?;
     }
     let connection = open_untouched(&path, config.busy_timeout)?;
+    refuse_read_only(&connection, &path)?;
+    migrate::read_schema(&connection)?;
     check_length(&connection, &path)?;
-    migrate::check(&connection, MIGRATIONS)?;
+    if migrate::check(&connection, MIGRATIONS)? == 0 {
+        // A database gets its name after its migrations.
+        return Err(StorageError::corrupt("the schema", "its version is 0"));
+    }
     set_up_writer(&connection, config.durability)?;
     migrate::migrate(&connection, MIGRATIONS, config.clock.wall())?;
+    migrate::check_schema(&connection)?;
     drop(turn);
 
     let counters = Arc::new(Counters::default());
@@ -65,6 +71,18 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         readers,
         counters,
     })
+}
+
+/// SQLite opens for reading what it cannot write, and says nothing.
+fn refuse_read_only(connection: &Connection, path: &Path) -> Result<(), StorageError> {
+    match connection.is_readonly(rusqlite::MAIN_DB) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            let cause = format!("{} cannot be written", path.display());
+            Err(StorageError::ReadOnly(cause.into()))
+        }
+        Err(error) => Err(of_sqlite(SqliteError::from(&error), "opening the database")),
+    }
 }
 
 /// Refuses a file that was cut inside its last page, which SQLite rounds away.
