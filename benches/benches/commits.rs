@@ -9,7 +9,9 @@ fn commits(criterion: &mut Criterion) {
     for durability in [Durability::Full, Durability::Relaxed] {
         let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a temporary directory");
         let state = State::sample(7);
-        let bytes = Codec::Bincode.encode(&state).expect("the state can be encoded");
+        let bytes = Codec::Bincode
+            .encode(&state)
+            .expect("the state can be encoded");
         let ours = Ours::open(dir.path(), durability, 1);
         let floor = Floor::open(dir.path(), durability, 1, bytes);
         let mut group = criterion.benchmark_group(format!("append 1 KiB, {durability:?}"));

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentos_benches::{Floor, Ours, State};
-use agentos_core::{Codec, Storage, Stopwatch};
+use agentos_core::{Codec, Stopwatch, Storage};
 use agentos_store::sqlite::Durability;
 
 const ROUNDS: usize = 5;
@@ -24,12 +24,19 @@ const THROUGHPUT_ROUND: Duration = Duration::from_millis(1_000);
 fn main() {
     let mut out = std::io::stdout().lock();
     let mut line = |text: String| writeln!(out, "{text}").expect("standard output takes a line");
-    line(format!("sync latency, median: {:.0} us", micros(sync_latency())));
+    line(format!(
+        "sync latency, median: {:.0} us",
+        micros(sync_latency())
+    ));
     line("operation | ours | floor | ratio | limit".into());
     for (durability, limit) in [(Durability::Full, 1.3), (Durability::Relaxed, 2.0)] {
         for part_only in [true, false] {
             let (ours, floor) = latency(durability, part_only);
-            let what = if part_only { "commit of a prepared part" } else { "append of a state" };
+            let what = if part_only {
+                "commit of a prepared part"
+            } else {
+                "append of a state"
+            };
             let ratio = ours.as_secs_f64() / floor.as_secs_f64();
             line(format!(
                 "{what}, 1 KiB, 1 caller, {durability:?} | {:.1} us | {:.1} us | {ratio:.2} | at most {limit}{}",
@@ -76,12 +83,16 @@ fn sync_latency() -> Duration {
         .open(dir.path().join("probe"))
         .expect("a file");
     let block = [1_u8; 4096];
-    file.write_all_at(&block, 0).and_then(|()| file.sync_all()).expect("a write");
+    file.write_all_at(&block, 0)
+        .and_then(|()| file.sync_all())
+        .expect("a write");
     median(
         (0..200)
             .map(|_| {
                 timed(|| {
-                    file.write_all_at(&block, 0).and_then(|()| file.sync_data()).expect("a write");
+                    file.write_all_at(&block, 0)
+                        .and_then(|()| file.sync_data())
+                        .expect("a write");
                 })
             })
             .collect(),
@@ -96,7 +107,9 @@ fn place() -> &'static Path {
 fn latency(durability: Durability, part_only: bool) -> (Duration, Duration) {
     let dir = tempfile::tempdir_in(place()).expect("a temporary directory");
     let state = State::sample(7);
-    let bytes = Codec::Bincode.encode(&state).expect("the state can be encoded");
+    let bytes = Codec::Bincode
+        .encode(&state)
+        .expect("the state can be encoded");
     let ours = Ours::open(dir.path(), durability, 1);
     let floor = Floor::open(dir.path(), durability, 1, bytes.clone());
     let task = &ours.tasks[0];
@@ -130,7 +143,9 @@ fn latency(durability: Durability, part_only: bool) -> (Duration, Duration) {
 fn throughput() -> (f64, f64) {
     let dir = tempfile::tempdir_in(place()).expect("a temporary directory");
     let state = State::sample(7);
-    let bytes = Codec::Bincode.encode(&state).expect("the state can be encoded");
+    let bytes = Codec::Bincode
+        .encode(&state)
+        .expect("the state can be encoded");
     let ours = Ours::open(dir.path(), Durability::Full, CALLERS);
     let floor = Floor::open(dir.path(), Durability::Full, CALLERS, bytes);
     let mut rates = (Vec::new(), Vec::new());
@@ -152,7 +167,11 @@ fn throughput() -> (f64, f64) {
 }
 
 fn callers_round(ours: &Ours, state: &State) -> f64 {
-    let (stop, rows, start) = (AtomicBool::new(false), AtomicU64::new(0), Barrier::new(CALLERS + 1));
+    let (stop, rows, start) = (
+        AtomicBool::new(false),
+        AtomicU64::new(0),
+        Barrier::new(CALLERS + 1),
+    );
     std::thread::scope(|scope| {
         for task in &ours.tasks {
             scope.spawn(|| {

@@ -27,7 +27,10 @@ pub struct State {
 impl State {
     /// A state of about 1 KiB.
     pub fn sample(iteration: u64) -> State {
-        State { iteration, notes: vec!["0123456789abcdef".repeat(8); 8] }
+        State {
+            iteration,
+            notes: vec!["0123456789abcdef".repeat(8); 8],
+        }
     }
 }
 
@@ -50,7 +53,11 @@ impl Ours {
         let config = CheckpointConfig::new(dir);
         let checkpoints = CheckpointManager::new(Arc::clone(&store) as Arc<dyn Storage>, config)
             .expect("the directory is there");
-        Ours { store, checkpoints, tasks }
+        Ours {
+            store,
+            checkpoints,
+            tasks,
+        }
     }
 
     /// Appends a state through the manager: encoded, decoded again, digested,
@@ -59,7 +66,9 @@ impl Ours {
         let new = NewCheckpoint::new(task.clone(), CheckpointType::IterationEnd)
             .state(state)
             .expect("the state can be encoded");
-        self.checkpoints.append(new).expect("the checkpoint is appended");
+        self.checkpoints
+            .append(new)
+            .expect("the checkpoint is appended");
     }
 
     /// A part with an encoded state, to commit without the manager.
@@ -76,7 +85,9 @@ fn make_tasks(store: &SqliteStore, count: usize) -> Vec<TaskId> {
     (0..count)
         .map(|index| {
             let id = TaskId::new(format!("task-{index:04}")).expect("a short id");
-            store.create_task(NewTask::new(id.clone(), "bench")).expect("a new task");
+            store
+                .create_task(NewTask::new(id.clone(), "bench"))
+                .expect("a new task");
             id
         })
         .collect()
@@ -116,7 +127,11 @@ impl Floor {
             ))
             .expect("the pragmas are taken");
         connection.set_prepared_statement_cache_capacity(64);
-        Floor { connection, tasks, bytes }
+        Floor {
+            connection,
+            tasks,
+            bytes,
+        }
     }
 
     /// One transaction that appends `rows` checkpoints, spread over the tasks.

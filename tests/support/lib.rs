@@ -1,1 +1,38 @@
-//! Support for the tests.
+//! What the tests share: fresh stores, bounded waiting, files compared by their
+//! digests, and victims: real processes that exist to be killed.
+//!
+//! Nothing here sleeps for a fixed time. Whatever is waited for has a deadline,
+//! and a test that misses it says what it waited for.
+
+mod files;
+mod gate;
+mod process;
+mod stores;
+
+use std::thread;
+use std::time::Duration;
+
+use agentos_core::Deadline;
+
+pub use self::files::{Bits, contents, copy_database, names, settle};
+pub use self::gate::{Gate, pass, wait_for_waiter};
+pub use self::process::Victim;
+pub use self::stores::{
+    Open, append, at, config, fresh, manual_clock, new_task, numbers, sqlite, task_id,
+};
+
+/// Longest that a test waits for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Waits until something holds.
+///
+/// # Panics
+///
+/// When [`PATIENCE`] is over.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Deadline::after(PATIENCE);
+    while !holds() {
+        assert!(!deadline.passed(), "waited {PATIENCE:?} in vain: {what}");
+        thread::park_timeout(Duration::from_micros(200));
+    }
+}

@@ -166,7 +166,9 @@ fn a_panic_of_the_owner_kills_the_group() {
 /// child with this crate, prints what must die with it, and waits for ever.
 #[test]
 fn parent_to_be_killed() {
-    let Ok(script) = std::env::var("AGENTOS_TEST_SCRIPT") else { return };
+    let Ok(script) = std::env::var("AGENTOS_TEST_SCRIPT") else {
+        return;
+    };
     let mut child = spawn(&script);
     let mut stdout = std::io::stdout();
     for _ in 0..2 {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use procfs::process::{MMapPath, Process};
 use serde::Serialize;
 
-use super::paths::with_suffix;
+use super::paths::{LOCK, with_suffix};
 
 /// Who holds locks on a database. A process of another container may show as 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -55,7 +55,7 @@ pub(crate) fn lock_facts(path: &Path) -> LockFacts {
         return LockFacts::default();
     };
     let inode = |path: PathBuf| fs::metadata(path).ok().map(|metadata| metadata.ino());
-    let wlock = inode(with_suffix(path, ".wlock"));
+    let wlock = inode(with_suffix(path, LOCK));
     let shm = inode(with_suffix(path, "-shm"));
     let marks = shm.and_then(read_marks);
     let mut facts = LockFacts::default();

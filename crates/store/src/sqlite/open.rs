@@ -32,7 +32,7 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         // Before the side file is made: beside a foreign file nothing is left.
         identify(&path)?;
     }
-    let lock = WriteLock::open(&with_suffix(&path, ".wlock"))?;
+    let lock = WriteLock::open(&path)?;
     let turn = lock.acquire(&Deadline::after(config.busy_timeout))?;
     if fs::symlink_metadata(&path).is_err() {
         create(&path, config.clock.wall(), config.busy_timeout)?;
@@ -41,8 +41,8 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         identify(&path)?;
     }
     let connection = open_untouched(&path, config.busy_timeout)?;
-    refuse_read_only(&connection, &path)?;
     migrate::read_schema(&connection)?;
+    refuse_read_only(&connection, &path)?;
     check_length(&connection, &path)?;
     if migrate::check(&connection, MIGRATIONS)? == 0 {
         // A database gets its name after its migrations.
@@ -73,7 +73,8 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
     })
 }
 
-/// SQLite opens for reading what it cannot write, and says nothing.
+/// SQLite opens for reading what it cannot write, and says nothing. It knows
+/// once it has read the first page.
 fn refuse_read_only(connection: &Connection, path: &Path) -> Result<(), StorageError> {
     match connection.is_readonly(rusqlite::MAIN_DB) {
         Ok(false) => Ok(()),

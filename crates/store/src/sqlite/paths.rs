@@ -12,6 +12,12 @@ use super::error::of_io;
 /// Suffix of a database that is being made. Long, so that it is nobody else's file.
 pub(crate) const NEW: &str = ".agentos-new";
 
+/// Suffix of the side file whose lock is held while writing.
+pub(crate) const LOCK: &str = ".wlock";
+
+/// Suffix of the side file whose lock is held by the next to write.
+pub(crate) const TURNSTILE: &str = ".wturn";
+
 /// The one path of a database, whichever way it was named: two names of one
 /// file must share a write lock.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf, StorageError> {
@@ -67,7 +73,7 @@ pub(crate) fn refuse_own(
 pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
     let mut files = vec![path.to_path_buf()];
     files.extend(
-        ["-wal", "-shm", "-journal", ".wlock", NEW].map(|suffix| with_suffix(path, suffix)),
+        ["-wal", "-shm", "-journal", LOCK, TURNSTILE, NEW].map(|suffix| with_suffix(path, suffix)),
     );
     files
 }

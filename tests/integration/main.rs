@@ -1,0 +1,23 @@
+//! The crates together: real files, real processes, real SIGKILL.
+//!
+//! One binary, a module a subject. Each test has a directory of its own and
+//! waits on counted progress, never for a fixed time.
+
+#![expect(clippy::print_stdout, reason = "measured figures are shown")]
+
+mod backup;
+mod bad_input;
+mod checkpoints;
+mod crash_points;
+mod damage;
+mod disk_errors;
+mod group_commit;
+mod house;
+mod limits;
+mod looking;
+mod monitoring;
+mod opening;
+mod states;
+
+/// The program that is started many times, stopped and killed.
+const VICTIM: &str = env!("CARGO_BIN_EXE_agentos-test-victim");
