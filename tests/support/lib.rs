@@ -36,3 +36,8 @@ pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
         thread::park_timeout(Duration::from_micros(200));
     }
 }
+
+/// The example of the README, compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;

@@ -92,11 +92,14 @@ fn write(path: &Path) {
     commit(line.into());
 }
 
-/// Writes the file of the newest version, when a migration was added. Run it
-/// once, with the build that introduces the version, and never again.
+/// Not a test: writes the file of the newest version when a migration was
+/// added, with `AGENTOS_WRITE_FIXTURE=1`. Once, by the build that introduces the
+/// version, and never again.
 #[test]
-#[ignore = "writes the fixture of the newest version"]
 fn write_the_fixture_of_the_newest_version() {
+    if std::env::var_os("AGENTOS_WRITE_FIXTURE").is_none() {
+        return;
+    }
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("agent.db");
     write(&path);
