@@ -1,6 +1,6 @@
 //! Named places to die.
 //!
-//! A dangerous place says its name with [`crash_point!`](crate::crash_point).
+//! A dangerous place says its name with [`crash_point!`](crate::crash_point!).
 //! In a normal build the macro is empty: neither the name nor a branch is in
 //! the binary. With the feature `crash-points`, which only harnesses enable,
 //! each name is handed to an observer that the process installed; the observer

@@ -1,7 +1,7 @@
 //! Every bound, in one place, with its unit in its name.
 //!
 //! What a user may exceed is refused with
-//! [`StorageError::LimitExceeded`](crate::StorageError::LimitExceeded), naming
+//! [`StorageError::LimitExceeded`], naming
 //! limit and value. Bounds that depend on each other are held together by
 //! assertions at compile time.
 

@@ -46,6 +46,7 @@ struct Story {
     acked: Vec<Numbered>,
     /// The iteration with which the next agent must begin.
     next: u64,
+    kills: usize,
     found: usize,
     resumed_from: Vec<u64>,
     outcome: Outcome,
@@ -73,6 +74,7 @@ impl Story {
             agent,
             acked,
             next: 1,
+            kills: 0,
             found: 0,
             resumed_from,
             outcome,
@@ -84,6 +86,7 @@ impl Story {
         for kill in 1..=kills {
             run.progress(format!("kill {kill} of {kills}"));
             self.live_and_die(run)?;
+            self.kills = kill;
             self.look(&format!("after kill {kill}"))?;
             if self.outcome.verdict != Verdict::Passed {
                 break;
@@ -94,7 +97,7 @@ impl Story {
             self.finish(run)?;
         }
         let resumed_from = self.resumed_from;
-        self.outcome.metric("kills", kills);
+        self.outcome.metric("kills", self.kills);
         self.outcome.metric("acked", self.acked.len());
         self.outcome.metric("found", self.found);
         self.outcome.metric("resumed_from", resumed_from);
