@@ -13,6 +13,8 @@ pub(crate) enum Canary {
     AckWithoutWrite,
     /// Acknowledges a checkpoint one iteration before it is committed.
     AckBeforeCommit,
+    /// Acknowledges a checkpoint two iterations after it was committed.
+    AckLate,
     /// Changes the artifact after the checkpoint that speaks of it.
     ChangeArtifact,
     /// Begins again from the first iteration, whatever there is to resume from.

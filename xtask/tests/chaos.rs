@@ -90,7 +90,7 @@ fn the_json_report_has_the_promised_shape() {
     );
     assert_eq!(
         keys(&scenario["metrics"]),
-        ["acked", "found", "kills", "resumed_from"]
+        ["acked", "found", "kills", "resumed_from", "unacknowledged"]
     );
     assert!(scenario["metrics"]["acked"].as_u64().unwrap() >= 5);
 }
@@ -156,6 +156,11 @@ fn an_agent_that_acknowledges_without_writing_is_caught() {
 #[test]
 fn an_agent_that_acknowledges_before_the_commit_is_caught() {
     is_caught("kill-9-recovery", "ack-before-commit", "is not there");
+}
+
+#[test]
+fn an_agent_that_leaves_more_than_one_unacknowledged_is_caught() {
+    is_caught("kill-9-recovery", "ack-late", "never acknowledged");
 }
 
 #[test]

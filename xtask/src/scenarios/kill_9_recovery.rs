@@ -3,7 +3,7 @@
 //!
 //! Method: an agent works on a real file and acknowledges each checkpoint after
 //! its commit. It is killed a seeded fraction of a millisecond after a seeded
-//! number of acknowledgements. What it left behind is opened and checked, and
+//! number of acknowledgements, or after it began the commit that follows them. What it left behind is opened and checked, and
 //! the next agent must begin where that says. After some kills the last agent
 //! is let run to its end.
 //!
@@ -42,8 +42,11 @@ pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
 /// One run of the scenario: what is known so far.
 struct Story {
     agent: Agent,
-    /// Everything that any agent acknowledged.
-    acked: Vec<Numbered>,
+    /// What must be there: found after the last agent, or acknowledged since.
+    known: Vec<Numbered>,
+    acked: usize,
+    /// Found, though the kill came before the acknowledgement.
+    unacknowledged: usize,
     /// The iteration with which the next agent must begin.
     next: u64,
     kills: usize,
@@ -69,10 +72,12 @@ impl Story {
             canary,
         };
         let outcome = Outcome::passed();
-        let (acked, resumed_from) = (Vec::new(), Vec::new());
+        let (known, resumed_from) = (Vec::new(), Vec::new());
         Ok(Story {
             agent,
-            acked,
+            known,
+            acked: 0,
+            unacknowledged: 0,
             next: 1,
             kills: 0,
             found: 0,
@@ -87,7 +92,7 @@ impl Story {
             run.progress(format!("kill {kill} of {kills}"));
             self.live_and_die(run)?;
             self.kills = kill;
-            self.look(&format!("after kill {kill}"))?;
+            self.look(&format!("after kill {kill}"), 1)?;
             if self.outcome.verdict != Verdict::Passed {
                 break;
             }
@@ -98,7 +103,8 @@ impl Story {
         }
         let resumed_from = self.resumed_from;
         self.outcome.metric("kills", self.kills);
-        self.outcome.metric("acked", self.acked.len());
+        self.outcome.metric("acked", self.acked);
+        self.outcome.metric("unacknowledged", self.unacknowledged);
         self.outcome.metric("found", self.found);
         self.outcome.metric("resumed_from", resumed_from);
         Ok(self.outcome)
@@ -110,6 +116,10 @@ impl Story {
         let offset = run.rng.duration_between(Duration::ZERO, OFFSET_MAX);
         let mut victim = run.start(&spec("agent", &Role::Agent(self.agent.clone()))?)?;
         victim.wait_for_acks(acks, PATIENCE)?;
+        // Half of the kills come while the next checkpoint is being committed.
+        if run.rng.percent(50) {
+            victim.wait_for_line("a commit", PATIENCE, |line| line.starts_with("commit "))?;
+        }
         let transcript = victim.kill_after(offset)?;
         self.heed(&transcript.said(), &transcript.acks())
     }
@@ -125,13 +135,15 @@ impl Story {
             let (number, digest) = ack
                 .split_once(' ')
                 .ok_or_else(|| Failure::new("a strange acknowledgement"))?;
-            self.acked.push((number.parse()?, digest.to_owned()));
+            self.known.push((number.parse()?, digest.to_owned()));
+            self.acked += 1;
         }
         Ok(())
     }
 
-    /// Reads the wreck.
-    fn look(&mut self, when: &str) -> Fallible<()> {
+    /// Reads the wreck of one agent, which may have left `beyond` checkpoints that
+    /// it did not acknowledge.
+    fn look(&mut self, when: &str, beyond: usize) -> Fallible<()> {
         let wreck = Wreck::open(&self.agent.db, &self.agent.work)?;
         let task = TaskId::new(TASK)?;
         for problem in wreck.problems()? {
@@ -152,11 +164,12 @@ impl Story {
             })
             .collect();
         self.found = found.len();
-        // One more may be there for every agent that was killed so far.
-        let killed = self.resumed_from.len() + 1;
-        for broken in judge(&self.acked, &found, killed) {
+        for broken in judge(&self.known, &found, beyond) {
             self.outcome.violate(format!("{when}: {broken}"));
         }
+        self.unacknowledged += found.len().saturating_sub(self.known.len());
+        // What was seen once must stay, acknowledged or not.
+        self.known.clone_from(&found);
         let newest = found.len() as u64;
         match wreck.checkpoints.resume(&task)? {
             Resume::From(resumed) => {
@@ -216,7 +229,7 @@ impl Story {
             format!("the last agent ended with {exit}")
         });
         self.heed(&victim.said(), &victim.acks())?;
-        self.look("at the end")?;
+        self.look("at the end", 0)?;
         let wreck = Wreck::open(&self.agent.db, &self.agent.work)?;
         let status = wreck
             .store

@@ -21,7 +21,8 @@ use super::connection::open_immutable;
 use super::create::{sync, sync_directory_of};
 use super::error::{of, of_io};
 use super::inspect::{Integrity, integrity};
-use super::paths::{refuse_own, resolve, with_suffix};
+use super::locks::is_open_somewhere;
+use super::paths::{LOCK, refuse_own, resolve, with_suffix};
 use super::readers::ReadError;
 
 /// Suffix of a copy that is being made. Long, so that it is nobody else's file.
@@ -42,8 +43,9 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// [`StorageError::Invalid`] when `destination` is a file of this store, or
-    /// has a write-ahead log beside it that is not empty;
+    /// [`StorageError::Invalid`] when `destination` is a file of a store that is
+    /// open in this process, a database that is open in another, or has a
+    /// write-ahead log beside it that is not empty;
     /// [`StorageError::Busy`] when another backup into the same directory is
     /// under way; [`StorageError::Corrupt`] when the copy is not sound: then
     /// the original is not. Whatever was at `destination` is still there.
@@ -53,13 +55,7 @@ impl SqliteStore {
         for target in [&destination, &part] {
             refuse_own(&self.path, target, "backup destination")?;
         }
-        for beside in ["-wal", "-journal"] {
-            let beside = with_suffix(&destination, beside);
-            if fs::symlink_metadata(&beside).is_ok_and(|found| found.len() > 0) {
-                let reason = format!("{} would be played into the copy", beside.display());
-                return Err(InvalidInput::new("backup destination", reason).into());
-            }
-        }
+        refuse_in_use(&destination)?;
         let directory = destination.parent().unwrap_or(Path::new("/"));
         let directory = File::open(directory).map_err(|error| of_io(error, directory))?;
         if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -70,6 +66,9 @@ impl SqliteStore {
         remove(&part)?;
         let result = self.copy_to(&part).and_then(|()| {
             crash_point!("backup.before_rename");
+            // Whoever opens a store at the destination waits for its lock.
+            let _turn = lock_if_store(&destination)?;
+            refuse_in_use(&destination)?;
             fs::rename(&part, &destination).map_err(|error| of_io(error, &destination))?;
             crash_point!("backup.after_rename");
             sync_directory_of(&destination)
@@ -102,6 +101,40 @@ impl SqliteStore {
             ));
         }
         Ok(())
+    }
+}
+
+/// Refuses a destination that is a live database: its log would be played into
+/// the copy, and what is written to it would be lost.
+fn refuse_in_use(destination: &Path) -> Result<(), StorageError> {
+    let refuse = |reason: String| Err(InvalidInput::new("backup destination", reason).into());
+    for beside in ["-wal", "-journal"] {
+        let beside = with_suffix(destination, beside);
+        if fs::symlink_metadata(&beside).is_ok_and(|found| found.len() > 0) {
+            return refuse(format!(
+                "{} would be played into the copy",
+                beside.display()
+            ));
+        }
+    }
+    if is_open_somewhere(destination) {
+        return refuse(format!("{} is open in some process", destination.display()));
+    }
+    Ok(())
+}
+
+/// The write lock of the store at `destination`, if there was ever one.
+fn lock_if_store(destination: &Path) -> Result<Option<File>, StorageError> {
+    let path = with_suffix(destination, LOCK);
+    match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(of_io(error, &path)),
+        Ok(file) => match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(file)),
+            Err(_) => Err(StorageError::Busy {
+                waited: Duration::ZERO,
+            }),
+        },
     }
 }
 

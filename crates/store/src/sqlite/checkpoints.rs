@@ -87,10 +87,14 @@ impl CheckpointStorage for SqliteStore {
                 };
                 // The number in a damaged row may be what is damaged: the index
                 // gives one that is below `below`, so a walk down always ends.
-                let number = newest_number(connection, task, below)?;
-                if number >= below {
-                    return Err(misplaced(task, below).into());
-                }
+                let number = match newest_number(connection, task, below) {
+                    Ok(number) if number < below => number,
+                    Ok(_) => return Err(misplaced(task, below).into()),
+                    Err(ReadError::Sqlite(error)) if error.primary() == ffi::SQLITE_CORRUPT => {
+                        return newest_unindexed(connection, task, below);
+                    }
+                    Err(error) => return Err(error),
+                };
                 Ok(Some(FoundCheckpoint::Damaged {
                     sequence: sequence(number)?,
                     detail,
@@ -184,6 +188,31 @@ fn in_its_place(checkpoint: Checkpoint, asked: SequenceNumber) -> Result<Checkpo
     } else {
         Err(format!("in its place is number {found}"))
     }
+}
+
+/// As the port's method, past an index that is damaged: reads every row.
+fn newest_unindexed(
+    connection: &Connection,
+    task: &TaskId,
+    below: i64,
+) -> Result<Option<FoundCheckpoint>, ReadError> {
+    tracing::warn!(task = task.as_str(), "the index of checkpoints is damaged");
+    let found = connection
+        .prepare_cached(statements::CHECKPOINTS_NEWEST_UNINDEXED)?
+        .query_row(
+            named_params! { ":task": task.as_str(), ":below": below },
+            RawCheckpoint::read,
+        )
+        .optional()?;
+    let Some(raw) = found else { return Ok(None) };
+    let number = raw.columns.sequence;
+    Ok(Some(match raw.decode(task) {
+        Ok(checkpoint) => FoundCheckpoint::Sound(Box::new(checkpoint)),
+        Err(detail) => FoundCheckpoint::Damaged {
+            sequence: sequence(number)?,
+            detail,
+        },
+    }))
 }
 
 /// The index gave a row that belongs elsewhere: it is damaged.

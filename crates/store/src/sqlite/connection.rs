@@ -192,6 +192,38 @@ mod tests {
         assert!(reason.contains("synchronous"), "{reason}");
     }
 
+    /// A kill cannot tell one setting of `synchronous` from another: what the
+    /// connection itself says is all there is.
+    #[test]
+    fn the_writer_has_every_setting() {
+        let directory = tempfile::tempdir().unwrap();
+        for (durability, synchronous) in [(Durability::Full, 2), (Durability::Relaxed, 1)] {
+            let path = directory.path().join(format!("{durability:?}.db"));
+            let busy = Duration::from_secs(1);
+            let now = agentos_core::Timestamp::from_unix_micros(0);
+            crate::sqlite::create::create(&path, now, busy).unwrap();
+            let connection = open_untouched(&path, busy).unwrap();
+            set_up_writer(&connection, durability).unwrap();
+            for (name, value) in [
+                ("synchronous", synchronous),
+                ("foreign_keys", 1),
+                ("mmap_size", 0),
+                ("auto_vacuum", 2),
+                ("wal_autocheckpoint", WAL_CHECKPOINT_PAGES),
+                ("journal_size_limit", WAL_BYTES_KEPT),
+                ("trusted_schema", 0),
+                ("cell_size_check", 1),
+                ("application_id", APPLICATION_ID.into()),
+            ] {
+                assert_eq!(pragma(&connection, name).unwrap(), value, "{name}");
+            }
+            let mode: String = connection
+                .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+                .unwrap();
+            assert_eq!(mode, "wal");
+        }
+    }
+
     #[test]
     fn paths_are_escaped() {
         assert_eq!(

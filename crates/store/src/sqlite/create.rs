@@ -12,6 +12,9 @@ use std::time::Duration;
 
 use agentos_core::{StorageError, Timestamp, crash_point};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
 use super::connection::{APPLICATION_ID, open_untouched, set};
 use super::error::{of, of_io};
 use super::migrate::{MIGRATIONS, migrate};
@@ -78,9 +81,25 @@ fn build(new: &Path, now: Timestamp, busy: Duration) -> Result<(), StorageError>
 fn put_in_place(new: &Path, path: &Path) -> Result<(), StorageError> {
     sync(new)?;
     crash_point!("create.before_rename");
-    fs::rename(new, path).map_err(|error| of_io(error, path))?;
+    // What somebody put there meanwhile (a restored copy) is not replaced.
+    match rename_without_replacing(new, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return clear(new),
+        renamed => renamed.map_err(|error| of_io(error, path))?,
+    }
     crash_point!("create.after_rename");
     sync_directory_of(path)
+}
+
+/// Gives a file another name, which nothing has yet.
+pub(crate) fn rename_without_replacing(from: &Path, to: &Path) -> io::Result<()> {
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that does not know it: a hard link replaces nothing either.
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        renamed => Ok(renamed?),
+    }
 }
 
 /// Makes a file's content durable. Only for files that SQLite has not open.

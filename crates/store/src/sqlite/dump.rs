@@ -7,16 +7,19 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use agentos_core::StorageError;
+use agentos_core::{InvalidInput, StorageError};
 use rusqlite::Connection;
 use rusqlite::types::ValueRef;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::backup::{copy, make_private, remove};
+use super::create::rename_without_replacing;
 use super::error::{of, of_io};
 use super::inspect::{FileFacts, file_facts, inspect, open_read_only, row_counts};
 use super::locks::{LockFacts, lock_facts};
@@ -30,7 +33,7 @@ pub struct DumpOptions {
 }
 
 const COPY: &str = "database.db";
-const COPY_PART: &str = "database.db.part";
+const COPY_PART: &str = "database.db.agentos-part";
 const SUMMARY: &str = "summary.txt";
 const SUMMARY_JSON: &str = "summary.json";
 
@@ -105,7 +108,8 @@ struct Summary {
 }
 
 /// Writes `database.db`, `summary.txt` and `summary.json` about the database at
-/// `path` into `directory`, which is made when it is not there.
+/// `path` into `directory`, which is made when it is not there. Nothing that is
+/// there already is replaced.
 ///
 /// Opens the file read-only. Whatever of it cannot be read is named in
 /// [`DumpReport::problems`]. For a process that must not be disturbed, run it
@@ -113,7 +117,7 @@ struct Summary {
 ///
 /// # Errors
 ///
-/// [`StorageError::Invalid`] when a file of the dump would replace one of the store;
+/// [`StorageError::Invalid`] when `directory` has a file of one of these names;
 /// [`StorageError::Io`], [`StorageError::ReadOnly`] or
 /// [`StorageError::DiskFull`] when `directory` cannot be written.
 pub fn dump(
@@ -125,7 +129,12 @@ pub fn dump(
     fs::create_dir_all(directory).map_err(|error| of_io(error, directory))?;
     let directory = &resolve(directory)?;
     for name in [COPY, COPY_PART, SUMMARY, SUMMARY_JSON] {
-        refuse_own(&path, &directory.join(name), "dump directory")?;
+        let target = directory.join(name);
+        refuse_own(&path, &target, "dump directory")?;
+        if name != COPY_PART && fs::symlink_metadata(&target).is_ok() {
+            let reason = format!("already contains {name}");
+            return Err(InvalidInput::new("dump directory", reason).into());
+        }
     }
     let mut summary = Summary {
         // Before any connection is opened: opening can change them.
@@ -165,10 +174,19 @@ pub fn dump(
     };
     let text = serde_json::to_string_pretty(&summary)
         .map_err(|error| StorageError::Io(Box::new(error)))?;
-    fs::write(&report.json, text).map_err(|error| of_io(error, &report.json))?;
-    fs::write(&report.summary, readable(&summary))
-        .map_err(|error| of_io(error, &report.summary))?;
+    write_new(&report.json, &text)?;
+    write_new(&report.summary, &readable(&summary))?;
     Ok(report)
+}
+
+fn write_new(path: &Path, text: &str) -> Result<(), StorageError> {
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| of_io(error, path))
 }
 
 fn copy_database(
@@ -188,7 +206,7 @@ fn copy_database(
         if !options.payloads {
             empty_payloads(&part).map_err(|error| of(&error, "leaving payloads out"))?;
         }
-        fs::rename(&part, &target).map_err(|error| of_io(error, &target))
+        rename_without_replacing(&part, &target).map_err(|error| of_io(error, &target))
     };
     match make() {
         Ok(()) => Some(target),

@@ -40,6 +40,12 @@ pub(crate) struct SqliteWriter {
     connection: Option<Connection>,
 }
 
+/// The write lock, and until when its holder may wait for others.
+pub(crate) struct Turn {
+    _held: Held,
+    deadline: Deadline,
+}
+
 /// What the writer has done since the store was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -102,26 +108,19 @@ impl SqliteWriter {
         Ok(())
     }
 
-    /// Busy here is another program that writes without our lock: SQLite has
-    /// waited for it as long as it was told.
-    fn of_begin(&self, error: SqliteError) -> StorageError {
-        match of_sqlite(error, "beginning a transaction") {
-            StorageError::Busy { .. } => StorageError::Busy {
-                waited: self.config.busy_timeout,
-            },
-            error => error,
-        }
-    }
-
-    fn run_group(&mut self, commits: &[Commit]) -> Result<Vec<Answer>, TransactionGone> {
+    fn run_group(
+        &mut self,
+        commits: &[Commit],
+        deadline: &Deadline,
+    ) -> Result<Vec<Answer>, TransactionGone> {
         let Some(connection) = &self.connection else {
             return Ok(commits.iter().map(|_| Err(lost_connection())).collect());
         };
-        if let Err(error) = run(connection, "BEGIN IMMEDIATE") {
+        if let Err(error) = begin(connection, deadline) {
             let unusable = is_unusable(&error);
             let answers = commits
                 .iter()
-                .map(|_| Err(self.of_begin(error.clone())))
+                .map(|_| Err(of_begin(error.clone(), deadline)))
                 .collect();
             self.put_away_if(unusable);
             return Ok(answers);
@@ -198,17 +197,20 @@ impl SqliteWriter {
 impl Writer for SqliteWriter {
     type Job = Commit;
     type Answer = Answer;
-    type Turn = Held;
+    type Turn = Turn;
 
-    fn take_turn(&mut self, deadline: &Deadline) -> Result<Held, Answer> {
-        let turn = self.lock.acquire(deadline).map_err(Err)?;
+    fn take_turn(&mut self, deadline: &Deadline) -> Result<Turn, Answer> {
+        let held = self.lock.acquire(deadline).map_err(Err)?;
         self.reopen().map_err(Err)?;
-        Ok(turn)
+        Ok(Turn {
+            _held: held,
+            deadline: *deadline,
+        })
     }
 
-    fn run(&mut self, turn: Held, commits: Vec<Commit>) -> Vec<Answer> {
+    fn run(&mut self, turn: Turn, commits: Vec<Commit>) -> Vec<Answer> {
         let mut transactions = 1;
-        let answers = match self.run_group(&commits) {
+        let answers = match self.run_group(&commits, &turn.deadline) {
             Ok(answers) => answers,
             Err(TransactionGone) => {
                 self.counters
@@ -216,7 +218,7 @@ impl Writer for SqliteWriter {
                     .fetch_add(commits.len() as u64, Ordering::Relaxed);
                 let alone = |commit| {
                     self.reopen()?;
-                    match self.run_group(slice::from_ref(commit)) {
+                    match self.run_group(slice::from_ref(commit), &turn.deadline) {
                         Ok(mut answers) => answers.pop().unwrap_or_else(Self::panicked),
                         Err(TransactionGone) => Err(lost_connection()),
                     }
@@ -283,6 +285,24 @@ fn apply_in_savepoint(connection: &Connection, commit: &Commit, clock: &dyn Cloc
         }
         Err(of_sqlite(error, "using a savepoint"))
     })
+}
+
+/// Another program may write without our lock: SQLite waits for it, as long as
+/// the leader still has time.
+fn begin(connection: &Connection, deadline: &Deadline) -> Result<(), SqliteError> {
+    connection
+        .busy_timeout(deadline.remaining())
+        .map_err(|error| SqliteError::from(&error))?;
+    run(connection, "BEGIN IMMEDIATE")
+}
+
+fn of_begin(error: SqliteError, deadline: &Deadline) -> StorageError {
+    match of_sqlite(error, "beginning a transaction") {
+        StorageError::Busy { .. } => StorageError::Busy {
+            waited: deadline.waited(),
+        },
+        error => error,
+    }
 }
 
 fn roll_back(connection: &Connection) {

@@ -5,13 +5,16 @@
 //! locks from `/proc/locks`.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
+use std::io;
+use std::ops::Deref;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use agentos_core::limits::BUSY_TIMEOUT_DEFAULT;
 use agentos_core::{StorageError, Timestamp};
 use rusqlite::Connection;
+use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use super::SqliteStore;
@@ -19,7 +22,7 @@ use super::connection::{open_immutable, open_reader, pragma, set_up_reader};
 use super::error::of;
 use super::locks::{LockFacts, lock_facts};
 use super::open::identify;
-use super::paths::{files, resolve, with_suffix};
+use super::paths::{LOCK, files, resolve, with_suffix};
 use super::readers::ReadError;
 
 /// Settings that are shown. Those of a connection are the reader's own.
@@ -96,12 +99,11 @@ impl SqliteStore {
     ///
     /// [`StorageError::Corrupt`], [`StorageError::Io`], [`StorageError::Busy`].
     pub fn inspect(&self) -> Result<Inspection, StorageError> {
-        // Read back when the connection was opened; asking it now would wait for it.
-        let synchronous = Some(self.config.durability.synchronous());
+        let synchronous = Some(self.synchronous);
         self.readers.read("inspecting", |connection| {
             Ok(Inspection {
                 synchronous,
-                ..facts(connection, &self.path)?
+                ..facts(connection, &self.path, false)?
             })
         })
     }
@@ -130,24 +132,68 @@ pub fn inspect(path: &Path) -> Result<Inspection, StorageError> {
     let path = resolve(path)?;
     identify(&path)?;
     let connection = open_read_only(&path)?;
-    facts(&connection, &path).map_err(|error| match error {
+    facts(&connection, &path, connection.at_rest).map_err(|error| match error {
         ReadError::Storage(error) => error,
         ReadError::Sqlite(error) => super::error::of_sqlite(error, "inspecting"),
     })
 }
 
-/// Opens a database for looking. One at rest, without a log, is opened as it
-/// lies on the disk: a read-only connection would leave a log beside it.
-pub(crate) fn open_read_only(path: &Path) -> Result<Connection, StorageError> {
-    if fs::symlink_metadata(with_suffix(path, "-wal")).is_err() {
-        return open_immutable(path).map_err(|error| of(&error, "opening read-only"));
-    }
-    let connection = open_reader(path)?;
-    set_up_reader(&connection, Duration::from_secs(5))?;
-    Ok(connection)
+/// A read-only connection for looking.
+pub(crate) struct Looking {
+    connection: Connection,
+    /// It is looked at as it lies on the disk.
+    at_rest: bool,
+    /// Keeps it at rest: whoever opens the store waits for this lock.
+    _still: Option<File>,
 }
 
-fn facts(connection: &Connection, path: &Path) -> Result<Inspection, ReadError> {
+impl Deref for Looking {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+/// Opens a database for looking. One at rest, without a log, is opened as it
+/// lies on the disk, since a read-only connection would leave a log beside it;
+/// until the end nobody can open it as a store.
+pub(crate) fn open_read_only(path: &Path) -> Result<Looking, StorageError> {
+    let is_at_rest = || fs::symlink_metadata(with_suffix(path, "-wal")).is_err();
+    if is_at_rest()
+        && let Some(still) = hold_still(path)
+        && is_at_rest()
+    {
+        let connection = open_immutable(path).map_err(|error| of(&error, "opening read-only"))?;
+        return Ok(Looking {
+            connection,
+            at_rest: true,
+            _still: still,
+        });
+    }
+    let connection = open_reader(path)?;
+    set_up_reader(&connection, BUSY_TIMEOUT_DEFAULT)?;
+    Ok(Looking {
+        connection,
+        at_rest: false,
+        _still: None,
+    })
+}
+
+/// Takes the write lock of a store, for looking, together with others who look;
+/// `None` when somebody has it, and nothing to hold where there was never one.
+fn hold_still(path: &Path) -> Option<Option<File>> {
+    match File::open(with_suffix(path, LOCK)) {
+        Ok(file) => {
+            flock(&file, FlockOperation::NonBlockingLockShared).ok()?;
+            Some(Some(file))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(None),
+        Err(_) => None,
+    }
+}
+
+fn facts(connection: &Connection, path: &Path, at_rest: bool) -> Result<Inspection, ReadError> {
     let mut pragmas = BTreeMap::new();
     for name in PRAGMAS {
         if let Ok(value) = pragma(connection, name) {
@@ -155,7 +201,6 @@ fn facts(connection: &Connection, path: &Path) -> Result<Inspection, ReadError> 
         }
     }
     let mode: String = connection.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
-    let at_rest = fs::symlink_metadata(with_suffix(path, "-wal")).is_err();
     let journal_mode = (!at_rest).then_some(mode);
     let files: Vec<FileFacts> = files(path)
         .iter()

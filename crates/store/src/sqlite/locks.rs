@@ -9,7 +9,9 @@ use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
+use procfs::LockKind;
 use procfs::process::{MMapPath, Process};
+use rustix::fs::{major, minor};
 use serde::Serialize;
 
 use super::paths::{LOCK, with_suffix};
@@ -49,23 +51,40 @@ const READ_MARKS: usize = 5;
 /// own order, after two index headers of 48 bytes and the backfill count.
 const READ_MARKS_AT: u64 = 100;
 
+/// Whether some process has the database at `path` open: SQLite holds a lock on
+/// it, or on its shared memory, as long as a connection has read from it.
+/// Numbers of files repeat across devices, so it errs on the side of yes.
+pub(crate) fn is_open_somewhere(path: &Path) -> bool {
+    let inode = |path: &Path| fs::metadata(path).ok().map(|found| found.ino());
+    let files = [inode(path), inode(&with_suffix(path, "-shm"))];
+    procfs::locks().is_ok_and(|locks| {
+        let is_ours = |lock: &procfs::Lock| files.contains(&Some(lock.inode));
+        locks.iter().any(is_ours)
+    })
+}
+
 /// Looks at the locks of the database at `path`.
 pub(crate) fn lock_facts(path: &Path) -> LockFacts {
     let Ok(locks) = procfs::locks() else {
         return LockFacts::default();
     };
-    let inode = |path: PathBuf| fs::metadata(path).ok().map(|metadata| metadata.ino());
+    let inode = |path: PathBuf| {
+        let found = fs::metadata(path).ok()?;
+        Some((major(found.dev()), minor(found.dev()), found.ino()))
+    };
     let wlock = inode(with_suffix(path, LOCK));
     let shm = inode(with_suffix(path, "-shm"));
-    let marks = shm.and_then(read_marks);
+    let marks = shm.and_then(|(_, _, inode)| read_marks(inode));
     let mut facts = LockFacts::default();
     for lock in locks {
         let pid = lock.pid.unwrap_or(0);
-        if Some(lock.inode) == wlock && matches!(lock.lock_type, procfs::LockType::FLock) {
-            // Those who wait for it are listed after its holder.
+        let locked = Some((lock.devmaj, lock.devmin, lock.inode));
+        if locked == wlock && matches!(lock.kind, LockKind::Write) {
+            // Those who wait for it are listed after its holder; who only looks
+            // has a read lock.
             facts.writer_pid.get_or_insert(pid);
         }
-        if Some(lock.inode) != shm {
+        if locked != shm {
             continue;
         }
         // Locks of one process on neighbouring bytes show as one.

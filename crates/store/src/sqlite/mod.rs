@@ -21,6 +21,7 @@ mod parts;
 mod paths;
 mod queue;
 mod readers;
+mod registry;
 mod rows;
 mod statements;
 mod tasks;
@@ -40,6 +41,7 @@ pub use self::inspect::{FileFacts, Inspection, Integrity, inspect};
 pub use self::locks::{LockFacts, ReaderFacts};
 use self::queue::Queue;
 use self::readers::Readers;
+use self::registry::Registered;
 
 /// A store in one SQLite file.
 ///
@@ -54,6 +56,10 @@ pub struct SqliteStore {
     queue: Queue<SqliteWriter>,
     readers: Arc<Readers>,
     counters: Arc<Counters>,
+    /// `synchronous` as it was read back from the writing connection.
+    synchronous: i64,
+    /// Dropped last, after the connections are closed.
+    _registered: Registered,
 }
 
 /// What a store has done since it was opened, and how many wait now.
@@ -159,6 +165,6 @@ impl Storage for SqliteStore {
     }
 
     fn own_files(&self) -> Vec<PathBuf> {
-        paths::files(&self.path)
+        registry::open_files()
     }
 }

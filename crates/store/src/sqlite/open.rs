@@ -22,6 +22,7 @@ use super::migrate::{self, MIGRATIONS, SCHEMA_VERSION};
 use super::paths::{resolve, with_suffix};
 use super::queue::Queue;
 use super::readers::Readers;
+use super::registry::Registered;
 use super::write_lock::WriteLock;
 
 pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
@@ -32,14 +33,14 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         // Before the side file is made: beside a foreign file nothing is left.
         identify(&path)?;
     }
+    let registered = Registered::new(&path);
     let lock = WriteLock::open(&path)?;
     let turn = lock.acquire(&Deadline::after(config.busy_timeout))?;
     if fs::symlink_metadata(&path).is_err() {
         create(&path, config.clock.wall(), config.busy_timeout)?;
-    } else {
-        // It may have come there since the first look.
-        identify(&path)?;
     }
+    // It may have come there since the first look.
+    identify(&path)?;
     let connection = open_untouched(&path, config.busy_timeout)?;
     migrate::read_schema(&connection)?;
     refuse_read_only(&connection, &path)?;
@@ -51,6 +52,7 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
     set_up_writer(&connection, config.durability)?;
     migrate::migrate(&connection, MIGRATIONS, config.clock.wall())?;
     migrate::check_schema(&connection)?;
+    let synchronous = pragma(&connection, "synchronous")?;
     drop(turn);
 
     let counters = Arc::new(Counters::default());
@@ -70,6 +72,8 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         queue,
         readers,
         counters,
+        synchronous,
+        _registered: registered,
     })
 }
 

@@ -2,12 +2,14 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use agentos_core::{InvalidInput, StorageError};
 
 use super::error::of_io;
+use super::registry::open_files;
 
 /// Suffix of a database that is being made. Long, so that it is nobody else's file.
 pub(crate) const NEW: &str = ".agentos-new";
@@ -21,6 +23,9 @@ pub(crate) const TURNSTILE: &str = ".wturn";
 /// The one path of a database, whichever way it was named: two names of one
 /// file must share a write lock.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf, StorageError> {
+    if path.as_os_str().as_bytes().contains(&0) {
+        return Err(InvalidInput::new("database path", "contains NUL").into());
+    }
     if let Ok(found) = fs::canonicalize(path) {
         return Ok(found);
     }
@@ -47,7 +52,8 @@ pub(crate) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-/// Refuses to write to a file of the database at `path`, by whichever name.
+/// Refuses to write to a file of the database at `path`, or of any other that
+/// this process has open, by whichever name.
 pub(crate) fn refuse_own(
     path: &Path,
     target: &Path,
@@ -61,9 +67,10 @@ pub(crate) fn refuse_own(
     let found = identity(target);
     let own = files(path)
         .iter()
+        .chain(&open_files())
         .any(|file| file == target || (found.is_some() && identity(file) == found));
     if own {
-        let reason = format!("{} is a file of the store", target.display());
+        let reason = format!("{} is a file of an open store", target.display());
         return Err(InvalidInput::new(what, reason).into());
     }
     Ok(())

@@ -127,8 +127,10 @@ impl Readers {
     }
 
     fn open_pool(&self) -> Result<r2d2::Pool<Manager>, StorageError> {
+        // The pool would try again until its time is over, and say only that.
+        set_up_reader(&open_reader(&self.path)?, self.busy)?;
         let files = SqliteConnectionManager::file(&self.path).with_flags(read_only());
-        r2d2::Pool::builder()
+        let pool = r2d2::Pool::builder()
             .max_size(self.size)
             .min_idle(Some(1))
             .idle_timeout(None)
@@ -136,12 +138,12 @@ impl Readers {
             .test_on_check_out(false)
             .connection_timeout(self.busy.max(Duration::from_millis(1)))
             .error_handler(Box::new(LogErrors))
-            .build(Manager {
+            .build_unchecked(Manager {
                 files,
                 busy: self.busy,
                 census: Arc::clone(&self.census),
-            })
-            .map_err(|error| StorageError::Io(Box::new(error)))
+            });
+        Ok(pool)
     }
 
     /// The pool says only that no reader came in time. Opening one tells
