@@ -300,7 +300,7 @@ fn a_dump_beside_the_database_does_not_replace_it() {
         let before = contents(directory.path());
         let answer = dump(&path, directory.path(), DumpOptions::default());
         assert!(
-            matches!(answer, Ok(_) | Err(StorageError::Invalid(_))),
+            matches!(answer, Err(StorageError::Invalid(_))),
             "{answer:?}"
         );
         assert_eq!(contents(directory.path())[name], before[name], "{name}");
@@ -308,12 +308,14 @@ fn a_dump_beside_the_database_does_not_replace_it() {
     }
     let (directory, path) = with_secrets();
     let elsewhere = tempfile::tempdir_in(directory.path()).unwrap();
-    fs::hard_link(&path, elsewhere.path().join("database.db")).unwrap();
+    let link = elsewhere.path().join("database.db");
+    fs::hard_link(&path, &link).unwrap();
     let answer = dump(&path, elsewhere.path(), DumpOptions::default());
     assert!(
-        matches!(answer, Ok(_) | Err(StorageError::Invalid(_))),
+        matches!(answer, Err(StorageError::Invalid(_))),
         "{answer:?}"
     );
+    fs::remove_file(link).unwrap(); // a store with two names is not opened
     assert_eq!(numbers(&agentos_tests::at(&path), "a").len(), 11);
 }
 

@@ -18,6 +18,7 @@ mod looking;
 mod monitoring;
 mod opening;
 mod states;
+mod traps;
 
 /// The program that is started many times, stopped and killed.
 const VICTIM: &str = env!("CARGO_BIN_EXE_agentos-test-victim");

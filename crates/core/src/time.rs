@@ -184,6 +184,16 @@ impl Deadline {
         self.wait.saturating_sub(self.waited())
     }
 
+    /// Whichever of the two passes later.
+    #[must_use]
+    pub fn later(self, other: Deadline) -> Deadline {
+        if self.remaining() < other.remaining() {
+            other
+        } else {
+            self
+        }
+    }
+
     /// Whether nothing is left.
     pub fn passed(&self) -> bool {
         self.remaining().is_zero()

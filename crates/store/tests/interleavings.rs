@@ -130,7 +130,7 @@ impl Writer for Recorder {
         Ok(Turn(Arc::clone(&self.world)))
     }
 
-    fn run(&mut self, turn: Turn, jobs: Vec<u32>) -> Vec<Told> {
+    fn run(&mut self, turn: Turn, jobs: Vec<u32>, _: &Deadline) -> Vec<Told> {
         assert!(!jobs.is_empty() && jobs.len() <= self.group_max);
         if jobs.contains(&POISON) {
             std::panic::resume_unwind(Box::new("poison"));

@@ -28,6 +28,8 @@ const KILLS_QUICK: usize = 1;
 /// Acknowledgements before a kill.
 const ACKS: std::ops::RangeInclusive<u64> = 5..=12;
 const OFFSET_MAX: Duration = Duration::from_micros(999);
+/// A commit lasts about this long, and a little of it has passed when it is seen.
+const COMMIT_OFFSET_MAX: Duration = Duration::from_micros(400);
 /// For one acknowledgement to come; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 const TASK: &str = "agent";
@@ -113,12 +115,18 @@ impl Story {
     /// One agent, from its start to its violent end.
     fn live_and_die(&mut self, run: &mut Run) -> Fallible<()> {
         let acks = usize::try_from(run.rng.between(*ACKS.start(), *ACKS.end()))?;
-        let offset = run.rng.duration_between(Duration::ZERO, OFFSET_MAX);
+        let inside_commit = run.rng.percent(50);
+        let offset_max = if inside_commit {
+            COMMIT_OFFSET_MAX
+        } else {
+            OFFSET_MAX
+        };
+        let offset = run.rng.duration_between(Duration::ZERO, offset_max);
         let mut victim = run.start(&spec("agent", &Role::Agent(self.agent.clone()))?)?;
         victim.wait_for_acks(acks, PATIENCE)?;
-        // Half of the kills come while the next checkpoint is being committed.
-        if run.rng.percent(50) {
-            victim.wait_for_line("a commit", PATIENCE, |line| line.starts_with("commit "))?;
+        if inside_commit {
+            let following = format!("commit {}", self.next + acks as u64);
+            victim.wait_for_line("the next commit", PATIENCE, |line| line == following)?;
         }
         let transcript = victim.kill_after(offset)?;
         self.heed(&transcript.said(), &transcript.acks())

@@ -48,6 +48,11 @@ pub(crate) fn create(path: &Path, now: Timestamp, busy: Duration) -> Result<(), 
     result
 }
 
+/// Removes what a creation left that was killed after the file got its name.
+pub(crate) fn clear_leftover(path: &Path) -> Result<(), StorageError> {
+    clear(&with_suffix(path, NEW))
+}
+
 /// Removes what an earlier, killed creation left. Nobody else can be at it: the
 /// write lock is held.
 fn clear(new: &Path) -> Result<(), StorageError> {

@@ -112,8 +112,8 @@ struct Summary {
 /// there already is replaced.
 ///
 /// Opens the file read-only. Whatever of it cannot be read is named in
-/// [`DumpReport::problems`]. For a process that must not be disturbed, run it
-/// in another one.
+/// [`DumpReport::problems`]. While it looks at a store that nobody has open,
+/// nobody can open it.
 ///
 /// # Errors
 ///

@@ -40,12 +40,6 @@ pub(crate) struct SqliteWriter {
     connection: Option<Connection>,
 }
 
-/// The write lock, and until when its holder may wait for others.
-pub(crate) struct Turn {
-    _held: Held,
-    deadline: Deadline,
-}
-
 /// What the writer has done since the store was opened.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -197,20 +191,17 @@ impl SqliteWriter {
 impl Writer for SqliteWriter {
     type Job = Commit;
     type Answer = Answer;
-    type Turn = Turn;
+    type Turn = Held;
 
-    fn take_turn(&mut self, deadline: &Deadline) -> Result<Turn, Answer> {
-        let held = self.lock.acquire(deadline).map_err(Err)?;
+    fn take_turn(&mut self, deadline: &Deadline) -> Result<Held, Answer> {
+        let turn = self.lock.acquire(deadline).map_err(Err)?;
         self.reopen().map_err(Err)?;
-        Ok(Turn {
-            _held: held,
-            deadline: *deadline,
-        })
+        Ok(turn)
     }
 
-    fn run(&mut self, turn: Turn, commits: Vec<Commit>) -> Vec<Answer> {
+    fn run(&mut self, turn: Held, commits: Vec<Commit>, deadline: &Deadline) -> Vec<Answer> {
         let mut transactions = 1;
-        let answers = match self.run_group(&commits, &turn.deadline) {
+        let answers = match self.run_group(&commits, deadline) {
             Ok(answers) => answers,
             Err(TransactionGone) => {
                 self.counters
@@ -218,7 +209,7 @@ impl Writer for SqliteWriter {
                     .fetch_add(commits.len() as u64, Ordering::Relaxed);
                 let alone = |commit| {
                     self.reopen()?;
-                    match self.run_group(slice::from_ref(commit), &turn.deadline) {
+                    match self.run_group(slice::from_ref(commit), deadline) {
                         Ok(mut answers) => answers.pop().unwrap_or_else(Self::panicked),
                         Err(TransactionGone) => Err(lost_connection()),
                     }
@@ -288,7 +279,7 @@ fn apply_in_savepoint(connection: &Connection, commit: &Commit, clock: &dyn Cloc
 }
 
 /// Another program may write without our lock: SQLite waits for it, as long as
-/// the leader still has time.
+/// a member of the group still has time.
 fn begin(connection: &Connection, deadline: &Deadline) -> Result<(), SqliteError> {
     connection
         .busy_timeout(deadline.remaining())

@@ -7,10 +7,10 @@
 
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use procfs::LockKind;
 use procfs::process::{MMapPath, Process};
+use procfs::{Lock, LockKind};
 use rustix::fs::{major, minor};
 use serde::Serialize;
 
@@ -53,13 +53,32 @@ const READ_MARKS_AT: u64 = 100;
 
 /// Whether some process has the database at `path` open: SQLite holds a lock on
 /// it, or on its shared memory, as long as a connection has read from it.
-/// Numbers of files repeat across devices, so it errs on the side of yes.
+/// Processes of other containers may not show.
 pub(crate) fn is_open_somewhere(path: &Path) -> bool {
-    let inode = |path: &Path| fs::metadata(path).ok().map(|found| found.ino());
-    let files = [inode(path), inode(&with_suffix(path, "-shm"))];
-    procfs::locks().is_ok_and(|locks| {
-        let is_ours = |lock: &procfs::Lock| files.contains(&Some(lock.inode));
-        locks.iter().any(is_ours)
+    let Ok(locks) = procfs::locks() else {
+        return false;
+    };
+    [path.to_path_buf(), with_suffix(path, "-shm")]
+        .iter()
+        .any(|file| locks_on(&locks, file).next().is_some())
+}
+
+/// The locks on a file.
+fn locks_on<'l>(locks: &'l [Lock], file: &Path) -> impl Iterator<Item = &'l Lock> + use<'l> {
+    let found = fs::metadata(file).ok().map(|found| {
+        let device = (major(found.dev()), minor(found.dev()));
+        // Some file systems (overlays, btrfs) tell users another device than
+        // the kernel's; there the number of the file has to do.
+        let is_shown = locks
+            .iter()
+            .any(|lock| (lock.devmaj, lock.devmin) == device);
+        (found.ino(), is_shown.then_some(device))
+    });
+    locks.iter().filter(move |lock| {
+        found.is_some_and(|(inode, device)| {
+            let same_device = device.is_none_or(|device| device == (lock.devmaj, lock.devmin));
+            lock.inode == inode && same_device
+        })
     })
 }
 
@@ -68,25 +87,16 @@ pub(crate) fn lock_facts(path: &Path) -> LockFacts {
     let Ok(locks) = procfs::locks() else {
         return LockFacts::default();
     };
-    let inode = |path: PathBuf| {
-        let found = fs::metadata(path).ok()?;
-        Some((major(found.dev()), minor(found.dev()), found.ino()))
-    };
-    let wlock = inode(with_suffix(path, LOCK));
-    let shm = inode(with_suffix(path, "-shm"));
-    let marks = shm.and_then(|(_, _, inode)| read_marks(inode));
-    let mut facts = LockFacts::default();
-    for lock in locks {
-        let pid = lock.pid.unwrap_or(0);
-        let locked = Some((lock.devmaj, lock.devmin, lock.inode));
-        if locked == wlock && matches!(lock.kind, LockKind::Write) {
-            // Those who wait for it are listed after its holder; who only looks
-            // has a read lock.
-            facts.writer_pid.get_or_insert(pid);
-        }
-        if locked != shm {
-            continue;
-        }
+    let shm = with_suffix(path, "-shm");
+    let marks = fs::metadata(&shm)
+        .ok()
+        .and_then(|found| read_marks(found.ino()));
+    // Those who wait for the write lock are listed after its holder; who only
+    // looks has a read lock.
+    let writer = locks_on(&locks, &with_suffix(path, LOCK))
+        .find(|lock| matches!(lock.kind, LockKind::Write));
+    let mut readers = Vec::new();
+    for lock in locks_on(&locks, &shm) {
         // Locks of one process on neighbouring bytes show as one.
         let held = lock.offset_first..=lock.offset_last.unwrap_or(u64::MAX);
         for mark in 0..READ_MARKS {
@@ -97,13 +107,19 @@ pub(crate) fn lock_facts(path: &Path) -> LockFacts {
                 } else {
                     marks.map(|marks| marks[mark])
                 };
-                facts.readers.push(ReaderFacts { frame, pid });
+                readers.push(ReaderFacts {
+                    frame,
+                    pid: lock.pid.unwrap_or(0),
+                });
             }
         }
     }
-    facts.readers.sort_unstable();
-    facts.readers.dedup();
-    facts
+    readers.sort_unstable();
+    readers.dedup();
+    LockFacts {
+        writer_pid: writer.map(|lock| lock.pid.unwrap_or(0)),
+        readers,
+    }
 }
 
 /// The read marks, from this process's own mapping of the file with this inode.

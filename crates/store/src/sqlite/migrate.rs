@@ -252,6 +252,57 @@ mod tests {
         assert!(reason.contains("0002_more"), "{reason}");
     }
 
+    /// Not a test of its own: the process that dies inside the second migration.
+    #[test]
+    fn dies_inside_a_migration() {
+        let Ok(path) = std::env::var("AGENTOS_TEST_MIGRATE") else {
+            return;
+        };
+        crash_point::observe(|name| {
+            if name == "migrate.before_commit" {
+                let own = rustix::process::getpid();
+                rustix::process::kill_process(own, rustix::process::Signal::KILL).unwrap();
+            }
+        });
+        let _ = migrate(&Connection::open(path).unwrap(), TWO, NOW);
+    }
+
+    /// Goal: a migration that is killed half-way leaves the version before it,
+    /// with all that was stored. Method: a process with a file of version 1 is
+    /// killed by SIGKILL when all of version 2 but its COMMIT is done.
+    #[test]
+    fn a_migration_that_is_killed_half_way_leaves_the_data_as_it_was() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("old.db");
+        let connection = Connection::open(&path).unwrap();
+        connection
+            .execute_batch("PRAGMA journal_mode = WAL")
+            .unwrap();
+        migrate(&connection, MIGRATIONS, NOW).unwrap();
+        let insert = "INSERT INTO tasks (task_id, task_type, status, created_at, updated_at)
+                      VALUES ('a', 't', 'created', ?1, ?1)";
+        connection.execute(insert, [NOW.to_text()]).unwrap();
+        let before = tables(&connection);
+        connection.close().unwrap();
+
+        let spec = agentos_process::CommandSpec::new(std::env::current_exe().unwrap())
+            .args(["--exact", "sqlite::migrate::tests::dies_inside_a_migration"])
+            .env("AGENTOS_TEST_MIGRATE", &path);
+        let outcome = agentos_process::run(&spec).unwrap().outcome;
+        assert_eq!(outcome, agentos_process::Outcome::Signalled { signal: 9 });
+
+        let connection = Connection::open(&path).unwrap();
+        assert_eq!(version(&connection).unwrap(), 1);
+        assert_eq!(tables(&connection), before);
+        let count = |table: &str| -> i64 {
+            let sql = format!("SELECT COUNT(*) FROM {table}");
+            connection.query_row(&sql, [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(count("tasks"), 1);
+        migrate(&connection, TWO, NOW).unwrap();
+        assert_eq!((version(&connection).unwrap(), count("tasks")), (2, 1));
+    }
+
     #[test]
     fn a_migration_that_fails_leaves_the_version_before_it_whole() {
         let connection = Connection::open_in_memory().unwrap();

@@ -91,7 +91,8 @@ impl SqliteStore {
     /// [`StorageError::NotOurs`] for any other file, an empty one among them;
     /// [`StorageError::NewerSchema`] for one of a newer build: both are left
     /// untouched. [`StorageError::Corrupt`] for a damaged file or a
-    /// write-ahead log without its database; [`StorageError::ReadOnly`],
+    /// write-ahead log without its database; [`StorageError::Invalid`] for one
+    /// that has a second name (a hard link); [`StorageError::ReadOnly`],
     /// [`StorageError::Io`], [`StorageError::Busy`];
     /// [`StorageError::UnsafeEngine`] when SQLite cannot keep the promises.
     pub fn open(config: Config) -> Result<SqliteStore, StorageError> {

@@ -3,11 +3,12 @@
 //! any number of processes may open a new file at the same instant.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use agentos_core::limits::COMMITS_PER_GROUP_MAX;
-use agentos_core::{Deadline, StorageError};
+use agentos_core::{Deadline, InvalidInput, StorageError};
 use rusqlite::{Connection, ffi};
 
 use super::SqliteStore;
@@ -15,8 +16,8 @@ use super::config::Config;
 use super::connection::{
     APPLICATION_ID, check_version, open_immutable, open_untouched, pragma, set_up_writer,
 };
-use super::create::create;
-use super::error::{SqliteError, of_sqlite};
+use super::create::{clear_leftover, create};
+use super::error::{SqliteError, of_io, of_sqlite};
 use super::group_commit::{Counters, SqliteWriter};
 use super::migrate::{self, MIGRATIONS, SCHEMA_VERSION};
 use super::paths::{resolve, with_suffix};
@@ -41,6 +42,8 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
     }
     // It may have come there since the first look.
     identify(&path)?;
+    clear_leftover(&path)?;
+    refuse_second_name(&path)?;
     let connection = open_untouched(&path, config.busy_timeout)?;
     migrate::read_schema(&connection)?;
     refuse_read_only(&connection, &path)?;
@@ -75,6 +78,19 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         synchronous,
         _registered: registered,
     })
+}
+
+/// A hard link has a log and a lock of its own: two processes that open one file
+/// under two names do not see each other's commits, and lose them.
+fn refuse_second_name(path: &Path) -> Result<(), StorageError> {
+    let names = fs::metadata(path)
+        .map_err(|error| of_io(error, path))?
+        .nlink();
+    if names > 1 {
+        let reason = format!("{} has {names} names (hard links)", path.display());
+        return Err(InvalidInput::new("database path", reason).into());
+    }
+    Ok(())
 }
 
 /// SQLite opens for reading what it cannot write, and says nothing. It knows
@@ -113,7 +129,7 @@ fn check_length(connection: &Connection, path: &Path) -> Result<(), StorageError
 /// their application id from the moment they have a name.
 pub(crate) fn identify(path: &Path) -> Result<(), StorageError> {
     let not_ours = |reason: String| Err(StorageError::NotOurs { reason });
-    let metadata = fs::metadata(path).map_err(|error| super::error::of_io(error, path))?;
+    let metadata = fs::metadata(path).map_err(|error| of_io(error, path))?;
     if !metadata.is_file() {
         return not_ours(format!("{} is not a file", path.display()));
     }

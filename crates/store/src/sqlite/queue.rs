@@ -31,7 +31,13 @@ pub(crate) trait Writer {
     fn take_turn(&mut self, deadline: &Deadline) -> Result<Self::Turn, Self::Answer>;
 
     /// Runs the jobs as one group. Gives one answer a job, in their order.
-    fn run(&mut self, turn: Self::Turn, jobs: Vec<Self::Job>) -> Vec<Self::Answer>;
+    /// `deadline` is that of the member who can wait longest.
+    fn run(
+        &mut self,
+        turn: Self::Turn,
+        jobs: Vec<Self::Job>,
+        deadline: &Deadline,
+    ) -> Vec<Self::Answer>;
 
     /// The group panicked: puts the writer right.
     fn recover(&mut self);
@@ -67,6 +73,7 @@ struct Line<W: Writer> {
 struct Slot<W: Writer> {
     state: Mutex<State<W>>,
     changed: Condvar,
+    deadline: Deadline,
 }
 
 enum State<W: Writer> {
@@ -129,6 +136,7 @@ impl<W: Writer> Queue<W> {
         let slot = Arc::new(Slot {
             state: Mutex::new(State::Queued(job)),
             changed: Condvar::default(),
+            deadline: *deadline,
         });
         line.waiting.push_back(Arc::clone(&slot));
         drop(line);
@@ -213,7 +221,11 @@ impl<W: Writer> Queue<W> {
         let mut jobs = vec![job];
         let slots = self.take_queued(&mut jobs);
         let count = jobs.len();
-        let answers = catch_unwind(AssertUnwindSafe(|| writer.run(turn, jobs)));
+        let deadline = slots
+            .iter()
+            .map(|slot| slot.deadline)
+            .fold(*deadline, Deadline::later);
+        let answers = catch_unwind(AssertUnwindSafe(|| writer.run(turn, jobs, &deadline)));
         let mut answers = match answers {
             Ok(answers) if answers.len() == count => answers,
             _ => {
