@@ -6,8 +6,8 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -171,20 +171,17 @@ fn a_commit_that_takes_the_transaction_down_fails_alone() {
     }
 }
 
-/// A clock that panics once when it is told to.
+/// A clock that panics as often as it is told to.
 #[derive(Default)]
 struct Bomb {
-    armed: AtomicBool,
-    asked: Mutex<u32>,
+    panics: AtomicU32,
 }
 
 impl Clock for Bomb {
     fn wall(&self) -> Timestamp {
-        *self.asked.lock().unwrap() += 1;
-        assert!(
-            !self.armed.swap(false, Ordering::SeqCst),
-            "the clock is broken"
-        );
+        let left = self.panics.load(Ordering::SeqCst);
+        self.panics.store(left.saturating_sub(1), Ordering::SeqCst);
+        assert!(left == 0, "the clock is broken");
         Timestamp::from_unix_micros(0)
     }
 }
@@ -197,13 +194,13 @@ fn a_panic_inside_a_commit_fails_that_commit_alone() {
         SqliteStore::open(config(directory.path().join("agent.db")).clock(Arc::clone(&bomb)))
             .unwrap();
     store.create_task(new_task("a")).unwrap();
-    // Alone, then in company.
-    bomb.armed.store(true, Ordering::SeqCst);
+    // Alone, then in company: there the group is undone and run again.
+    bomb.panics.store(1, Ordering::SeqCst);
     assert!(matches!(
         store.commit(append("a", "alone").into()),
         Err(StorageError::Internal { .. })
     ));
-    bomb.armed.store(true, Ordering::SeqCst);
+    bomb.panics.store(2, Ordering::SeqCst);
     let commits = (0..6_u8)
         .map(|caller| append("a", vec![caller]).into())
         .collect();

@@ -15,7 +15,7 @@ pub(crate) enum Canary {
     AckBeforeCommit,
     /// Acknowledges a checkpoint two iterations after it was committed.
     AckLate,
-    /// Changes the artifact after the checkpoint that speaks of it.
+    /// Changes the artifact after it was verified, before the commit.
     ChangeArtifact,
     /// Begins again from the first iteration, whatever there is to resume from.
     ForgetResume,

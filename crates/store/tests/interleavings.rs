@@ -167,7 +167,10 @@ fn queue(length_max: usize, group_max: usize) -> (Arc<World>, Arc<Queue<Recorder
         world: Arc::clone(&world),
         group_max,
     };
-    (world, Arc::new(Queue::new(writer, length_max, group_max)))
+    (
+        world,
+        Arc::new(Queue::new(writer, length_max, group_max, 1)),
+    )
 }
 
 fn submit(queue: &Arc<Queue<Recorder>>, job: u32, wait: Duration) -> thread::JoinHandle<Told> {

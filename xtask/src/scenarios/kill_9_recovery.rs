@@ -198,8 +198,14 @@ impl Story {
                 self.next = state.iteration + 1;
             }
             Resume::Nowhere { passed_over } => {
-                self.outcome
-                    .violate(format!("{when}: nothing to resume from: {passed_over:?}"));
+                let first = passed_over
+                    .first()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+                let count = passed_over.len();
+                self.outcome.violate(format!(
+                    "{when}: nothing to resume from; {count} were passed over, first {first}"
+                ));
             }
         }
         Ok(())

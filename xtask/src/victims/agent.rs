@@ -130,6 +130,9 @@ impl Agent {
                     .state(&progress)?
                     .evidence(Pack::all([Evidence::file(&artifact)])),
             )?;
+            if self.canary == Some(Canary::ChangeArtifact) {
+                fs::write(self.work.join(&artifact), "something else")?;
+            }
             say(&format!("commit {iteration}"))?;
             let digest = part
                 .snapshot
@@ -146,9 +149,6 @@ impl Agent {
                 _ => {
                     store.commit(part.into())?;
                 }
-            }
-            if self.canary == Some(Canary::ChangeArtifact) {
-                fs::write(self.work.join(&artifact), "something else")?;
             }
             acks.push_back(format!("ack {iteration} {digest}"));
             if self.canary != Some(Canary::AckLate) || acks.len() > 2 {

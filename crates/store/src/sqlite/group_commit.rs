@@ -1,12 +1,13 @@
 //! Group commit: the only way into the read-write connection.
 //!
-//! Commits that wait together share one `BEGIN IMMEDIATE` transaction, each in
-//! a savepoint of its own, and one sync. A caller gets its answer only after
+//! Commits that wait together share one `BEGIN IMMEDIATE` transaction and one
+//! sync. A caller gets its answer only after
 //! COMMIT has returned: an acknowledged write is as durable as configured.
 //!
-//! A commit that fails leaves its neighbours untouched. When the whole
-//! transaction is gone (a full disk, `RAISE(ROLLBACK)`), the group's commits
-//! are run again one by one. When COMMIT itself fails on I/O nobody can know:
+//! A commit that fails leaves its neighbours untouched: the group is undone and
+//! run again, each commit in a savepoint of its own. When the whole transaction
+//! is gone even so (a full disk, `RAISE(ROLLBACK)`), the commits are run again
+//! one by one. When COMMIT itself fails on I/O nobody can know:
 //! every member is told so, and all connections are opened anew.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -51,8 +52,17 @@ pub(crate) struct Counters {
     pub(crate) reopened: AtomicU64,
 }
 
-/// The whole transaction of a group is gone, and none of it was committed.
-struct TransactionGone;
+/// How the commits of a group are kept apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Apart {
+    /// Not at all: the first that fails takes all of them down.
+    Together,
+    /// Each in a savepoint of its own: one that fails is undone alone.
+    Savepoints,
+}
+
+/// The whole transaction of a group was undone: none of it was committed.
+struct Undone;
 
 impl SqliteWriter {
     pub(crate) fn new(
@@ -105,8 +115,9 @@ impl SqliteWriter {
     fn run_group(
         &mut self,
         commits: &[Commit],
+        apart: Apart,
         deadline: &Deadline,
-    ) -> Result<Vec<Answer>, TransactionGone> {
+    ) -> Result<Vec<Answer>, Undone> {
         let Some(connection) = &self.connection else {
             return Ok(commits.iter().map(|_| Err(lost_connection())).collect());
         };
@@ -122,23 +133,28 @@ impl SqliteWriter {
         let mut answers = Vec::with_capacity(commits.len());
         let mut unusable = false;
         for commit in commits {
-            let answer = if commits.len() == 1 {
-                apply(connection, commit, self.config.clock.as_ref())
-            } else {
-                apply_in_savepoint(connection, commit, self.config.clock.as_ref())
+            let answer = match apart {
+                Apart::Together => apply(connection, commit, self.config.clock.as_ref()),
+                Apart::Savepoints => {
+                    apply_in_savepoint(connection, commit, self.config.clock.as_ref())
+                }
             };
             unusable |= matches!(
                 answer,
                 Err(StorageError::Io(_) | StorageError::Corrupt { .. })
             );
-            let gone = connection.is_autocommit();
+            let undo = apart == Apart::Together && answer.is_err();
             answers.push(answer);
-            if gone {
+            if undo && !connection.is_autocommit() {
+                roll_back(connection);
+            }
+            if connection.is_autocommit() {
                 self.put_away_if(unusable);
-                if commits.len() == 1 {
-                    return Ok(answers);
-                }
-                return Err(TransactionGone);
+                return if commits.len() == 1 {
+                    Ok(answers)
+                } else {
+                    Err(Undone)
+                };
             }
         }
         if answers.iter().all(Result::is_err) {
@@ -164,6 +180,20 @@ impl SqliteWriter {
         crash_point!("store.after_commit");
         self.put_away_if(unusable);
         Ok(answers)
+    }
+
+    fn run_each_alone(&mut self, commits: &[Commit], deadline: &Deadline) -> Vec<Answer> {
+        self.counters
+            .run_alone_again
+            .fetch_add(commits.len() as u64, Ordering::Relaxed);
+        let alone = |commit| {
+            self.reopen()?;
+            match self.run_group(slice::from_ref(commit), Apart::Together, deadline) {
+                Ok(mut answers) => answers.pop().unwrap_or_else(Self::panicked),
+                Err(Undone) => Err(lost_connection()),
+            }
+        };
+        commits.iter().map(alone).collect()
     }
 
     /// After an I/O error what the connections have cached cannot be trusted.
@@ -201,23 +231,18 @@ impl Writer for SqliteWriter {
 
     fn run(&mut self, turn: Held, commits: Vec<Commit>, deadline: &Deadline) -> Vec<Answer> {
         let mut transactions = 1;
-        let answers = match self.run_group(&commits, deadline) {
-            Ok(answers) => answers,
-            Err(TransactionGone) => {
-                self.counters
-                    .run_alone_again
-                    .fetch_add(commits.len() as u64, Ordering::Relaxed);
-                let alone = |commit| {
-                    self.reopen()?;
-                    match self.run_group(slice::from_ref(commit), deadline) {
-                        Ok(mut answers) => answers.pop().unwrap_or_else(Self::panicked),
-                        Err(TransactionGone) => Err(lost_connection()),
-                    }
-                };
+        // Commits seldom fail, and savepoints cost: first all of them without,
+        // then each in one, at last each in a transaction.
+        let answers = self
+            .run_group(&commits, Apart::Together, deadline)
+            .or_else(|Undone| {
+                self.reopen().map_err(|_| Undone)?;
+                self.run_group(&commits, Apart::Savepoints, deadline)
+            })
+            .unwrap_or_else(|Undone| {
                 transactions = commits.len();
-                commits.iter().map(alone).collect()
-            }
-        };
+                self.run_each_alone(&commits, deadline)
+            });
         drop(turn);
         self.count(&answers, transactions);
         answers

@@ -26,6 +26,9 @@ use super::readers::Readers;
 use super::registry::Registered;
 use super::write_lock::WriteLock;
 
+/// From so many waiting callers on, a leader commits more than one group.
+const CROWD: usize = 8;
+
 pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
     config.check()?;
     check_version(rusqlite::version_number())?;
@@ -68,7 +71,12 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         Arc::clone(&counters),
         connection,
     );
-    let queue = Queue::new(writer, config.limits.queue_length, COMMITS_PER_GROUP_MAX);
+    let queue = Queue::new(
+        writer,
+        config.limits.queue_length,
+        COMMITS_PER_GROUP_MAX,
+        CROWD,
+    );
     Ok(SqliteStore {
         path,
         config,

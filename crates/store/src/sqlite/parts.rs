@@ -7,7 +7,7 @@ use agentos_core::{
     AppendCheckpoint, Appended, AuditLine, Commit, EvidenceResult, NewTask, Part, PartOutcome,
     Receipt, RecordVerification, SetTaskStatus, StorageError, TaskStatus, Timestamp,
 };
-use rusqlite::{CachedStatement, Connection, OptionalExtension, named_params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, named_params, params};
 
 use super::error::of;
 use super::{checkpoints, statements, tasks};
@@ -146,22 +146,24 @@ impl Apply<'_> {
             created_at: self.now,
         }
         .seal();
+        // By position, in the order of the statement: the one hot statement with
+        // so many parameters that looking up their names costs.
         self.prepare(statements::CHECKPOINTS_INSERT)?
-            .execute(named_params! {
-                ":task": new.task.as_str(),
-                ":sequence": number,
-                ":type": new.checkpoint_type.as_str(),
-                ":verification": new.verification.as_str(),
-                ":now": self.now_text,
-                ":codec": snapshot.map(|snapshot| snapshot.codec.id()),
-                ":version": snapshot.map(|snapshot| snapshot.version),
-                ":bytes": snapshot.map(|snapshot| snapshot.bytes.cast_signed()),
-                ":digest": snapshot.as_ref().map(|snapshot| snapshot.digest.as_bytes()),
-                ":seal": seal.as_bytes(),
-                ":metadata": metadata,
-                ":evidence": new.evidence,
-                ":snapshot": new.snapshot.as_ref().map(|snapshot| snapshot.bytes()),
-            })
+            .execute(params![
+                new.task.as_str(),
+                number,
+                new.checkpoint_type.as_str(),
+                new.verification.as_str(),
+                self.now_text,
+                snapshot.map(|snapshot| snapshot.codec.id()),
+                snapshot.map(|snapshot| snapshot.version),
+                snapshot.map(|snapshot| snapshot.bytes.cast_signed()),
+                snapshot.as_ref().map(|snapshot| snapshot.digest.as_bytes()),
+                seal.as_bytes(),
+                metadata,
+                new.evidence,
+                new.snapshot.as_ref().map(|snapshot| snapshot.bytes()),
+            ])
             .map_err(|error| of(&error, context))?;
         if !new.results.is_empty() {
             self.write_results(self.connection.last_insert_rowid(), &new.results)?;

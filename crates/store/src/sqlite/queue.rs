@@ -1,9 +1,10 @@
 //! The queue in front of the one writer: leader and followers.
 //!
 //! A caller that finds nobody leading leads: it takes the writer's turn, takes
-//! what is queued by then, runs it all as one group, and answers the others. A
-//! lone caller pays no thread hop and no delay. Whoever leads hands the lead to
-//! the next in the queue, also when it fails, so a dying leader is not special.
+//! what is queued by then, runs it all as one group, and answers the others;
+//! while many wait it does so a few times. A lone caller pays no thread hop and
+//! no delay. Whoever leads hands the lead to the next in the queue, also when it
+//! fails, so a dying leader is not special.
 //!
 //! Every caller waits with a deadline of its own. One whose work has begun gets
 //! the true answer, however late; one whose work has not begun leaves the queue
@@ -13,10 +14,14 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentos_core::Deadline;
 
 use crate::sync::{Condvar, Mutex};
+
+/// Most groups that one caller commits before it hands the lead on.
+const GROUPS_PER_LEAD: usize = 4;
 
 /// What the queue drives.
 pub(crate) trait Writer {
@@ -60,6 +65,7 @@ pub(crate) struct Queue<W: Writer> {
     idle: Condvar,
     length_max: usize,
     group_max: usize,
+    crowd: usize,
 }
 
 struct Line<W: Writer> {
@@ -95,9 +101,11 @@ impl<W: Writer> Slot<W> {
 }
 
 impl<W: Writer> Queue<W> {
-    /// At most `length_max` callers wait; at most `group_max` share a group.
-    pub(crate) fn new(writer: W, length_max: usize, group_max: usize) -> Queue<W> {
-        assert!(0 < length_max && 0 < group_max);
+    /// At most `length_max` callers wait; at most `group_max` share a group. A
+    /// leader goes on while at least `crowd` wait: fewer are better served by
+    /// the next.
+    pub(crate) fn new(writer: W, length_max: usize, group_max: usize, crowd: usize) -> Queue<W> {
+        assert!(0 < length_max && 0 < group_max && 0 < crowd);
         Queue {
             writer: Mutex::new(writer),
             line: Mutex::new(Line {
@@ -110,6 +118,7 @@ impl<W: Writer> Queue<W> {
             idle: Condvar::default(),
             length_max,
             group_max,
+            crowd,
         }
     }
 
@@ -211,16 +220,42 @@ impl<W: Writer> Queue<W> {
     fn lead(&self, job: W::Job, deadline: &Deadline) -> W::Answer {
         let lead = Lead(self);
         let mut writer = self.writer.lock();
-        let turn = match writer.take_turn(deadline) {
-            Ok(turn) => turn,
-            Err(answer) => {
-                drop(writer);
-                return answer; // dropping `lead` hands it on
-            }
+        let mine = match writer.take_turn(deadline) {
+            Ok(turn) => self.run_group(&mut writer, turn, Some(job), deadline),
+            Err(answer) => Some(answer),
         };
-        let mut jobs = vec![job];
+        // Under load others have queued meanwhile. Handing the lead on costs a
+        // change of threads while nothing is written: first some more groups.
+        for _ in 1..GROUPS_PER_LEAD {
+            if self.waiting() < self.crowd {
+                break;
+            }
+            let Ok(turn) = writer.take_turn(&Deadline::after(Duration::ZERO)) else {
+                break;
+            };
+            self.run_group(&mut writer, turn, None, deadline);
+        }
+        drop(writer);
+        drop(lead);
+        mine.unwrap_or_else(W::panicked)
+    }
+
+    /// Runs what is queued as one group, with the leader's own job if it has one
+    /// still; answers the others, and gives the leader's answer.
+    fn run_group(
+        &self,
+        writer: &mut W,
+        turn: W::Turn,
+        own: Option<W::Job>,
+        deadline: &Deadline,
+    ) -> Option<W::Answer> {
+        let has_own = own.is_some();
+        let mut jobs: Vec<W::Job> = own.into_iter().collect();
         let slots = self.take_queued(&mut jobs);
         let count = jobs.len();
+        if count == 0 {
+            return None;
+        }
         let deadline = slots
             .iter()
             .map(|slot| slot.deadline)
@@ -234,10 +269,7 @@ impl<W: Writer> Queue<W> {
             }
         }
         .into_iter();
-        drop(writer);
-        // The next group can begin while this one is being answered.
-        drop(lead);
-        let mine = answers.next().unwrap_or_else(W::panicked);
+        let mine = if has_own { answers.next() } else { None };
         for (slot, answer) in slots.iter().zip(answers) {
             slot.set(State::Answered(answer));
         }
