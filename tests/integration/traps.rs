@@ -187,23 +187,28 @@ fn a_stored_length_of_sixty_gibibytes_is_an_error_and_no_abort() {
 #[test]
 fn a_foreign_writer_is_waited_for_no_longer_than_the_busy_timeout() {
     const TIMEOUT: Duration = Duration::from_millis(300);
+    const TRIES: u64 = 4;
     let (_directory, path) = fresh().shut();
     let store = SqliteStore::open(config(&path).busy_timeout(TIMEOUT)).unwrap();
     let raw = Connection::open(&path).unwrap();
     raw.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let watch = agentos_core::Stopwatch::start();
-    let answer = store.create_task(new_task("a"));
-    let took = watch.elapsed();
-    let Err(StorageError::Busy { waited }) = answer else {
-        panic!("{answer:?}")
-    };
-    assert!(
-        TIMEOUT <= waited && waited <= took,
-        "{waited:?} of {took:?}"
-    );
-    // Half as long again, for a machine with other things to do.
-    assert!(took < TIMEOUT * 3 / 2, "{took:?}");
+    // The machine can only add to a wait: the shortest of some counts.
+    let mut shortest = Duration::MAX;
+    for _ in 0..TRIES {
+        let watch = agentos_core::Stopwatch::start();
+        let answer = store.create_task(new_task("a"));
+        let took = watch.elapsed();
+        let Err(StorageError::Busy { waited }) = answer else {
+            panic!("{answer:?}")
+        };
+        assert!(
+            TIMEOUT <= waited && waited <= took,
+            "{waited:?} of {took:?}"
+        );
+        shortest = shortest.min(took);
+    }
+    assert!(shortest < TIMEOUT * 3 / 2, "{shortest:?}");
     raw.execute_batch("ROLLBACK").unwrap();
     store.create_task(new_task("a")).unwrap();
-    assert_eq!(store.counters().failed, 1);
+    assert_eq!(store.counters().failed, TRIES);
 }

@@ -1,14 +1,14 @@
 //! Group commit: the only way into the read-write connection.
 //!
 //! Commits that wait together share one `BEGIN IMMEDIATE` transaction and one
-//! sync. A caller gets its answer only after
-//! COMMIT has returned: an acknowledged write is as durable as configured.
+//! sync. A caller gets its answer only after COMMIT has returned: an
+//! acknowledged write is as durable as configured.
 //!
 //! A commit that fails leaves its neighbours untouched: the group is undone and
 //! run again, each commit in a savepoint of its own. When the whole transaction
 //! is gone even so (a full disk, `RAISE(ROLLBACK)`), the commits are run again
-//! one by one. When COMMIT itself fails on I/O nobody can know:
-//! every member is told so, and all connections are opened anew.
+//! one by one. When COMMIT itself fails on I/O nobody can know: every member is
+//! told so, and all connections are opened anew.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
