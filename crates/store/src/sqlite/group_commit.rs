@@ -133,22 +133,26 @@ impl SqliteWriter {
         let mut answers = Vec::with_capacity(commits.len());
         let mut unusable = false;
         for commit in commits {
-            let answer = match apart {
-                Apart::Together => apply(connection, commit, self.config.clock.as_ref()),
-                Apart::Savepoints => {
-                    apply_in_savepoint(connection, commit, self.config.clock.as_ref())
+            let clock = self.config.clock.as_ref();
+            let (answer, undo) = match apart {
+                Apart::Together => {
+                    let answer = apply(connection, commit, clock);
+                    let undo = answer.is_err();
+                    (answer, undo)
                 }
+                Apart::Savepoints => match apply_in_savepoint(connection, commit, clock) {
+                    Ok(answer) => (answer, false),
+                    // What stands in the transaction is unknown.
+                    Err(error) => (Err(of_sqlite(error, "using a savepoint")), true),
+                },
             };
             unusable |= matches!(
                 answer,
                 Err(StorageError::Io(_) | StorageError::Corrupt { .. })
             );
-            let undo = apart == Apart::Together && answer.is_err();
             answers.push(answer);
-            if undo && !connection.is_autocommit() {
-                roll_back(connection);
-            }
-            if connection.is_autocommit() {
+            if undo || connection.is_autocommit() {
+                unusable |= !undone(connection);
                 self.put_away_if(unusable);
                 return if commits.len() == 1 {
                     Ok(answers)
@@ -158,17 +162,14 @@ impl SqliteWriter {
             }
         }
         if answers.iter().all(Result::is_err) {
-            roll_back(connection);
+            unusable |= !undone(connection);
             self.put_away_if(unusable);
             return Ok(answers);
         }
         crash_point!("store.before_commit");
         let committed = run(connection, "COMMIT");
         if let Err(error) = committed {
-            if !connection.is_autocommit() {
-                roll_back(connection);
-            }
-            let mut unknown = false;
+            let mut unknown = !undone(connection);
             for answer in answers.iter_mut().filter(|answer| answer.is_ok()) {
                 let error = of_commit(error.clone());
                 unknown |= matches!(error, StorageError::CommitUnknown(_));
@@ -281,26 +282,21 @@ fn apply(connection: &Connection, commit: &Commit, clock: &dyn Clock) -> Answer 
     })
 }
 
-fn apply_in_savepoint(connection: &Connection, commit: &Commit, clock: &dyn Clock) -> Answer {
-    let framed = || -> Result<Answer, SqliteError> {
-        run(connection, "SAVEPOINT one")?;
-        let answer = apply(connection, commit, clock);
-        // A full disk or RAISE(ROLLBACK) takes the savepoint away as well.
-        if !connection.is_autocommit() {
-            if answer.is_err() {
-                run(connection, "ROLLBACK TO one")?;
-            }
-            run(connection, "RELEASE one")?;
+fn apply_in_savepoint(
+    connection: &Connection,
+    commit: &Commit,
+    clock: &dyn Clock,
+) -> Result<Answer, SqliteError> {
+    run(connection, "SAVEPOINT one")?;
+    let answer = apply(connection, commit, clock);
+    // A full disk or RAISE(ROLLBACK) takes the savepoint away as well.
+    if !connection.is_autocommit() {
+        if answer.is_err() {
+            run(connection, "ROLLBACK TO one")?;
         }
-        Ok(answer)
-    };
-    framed().unwrap_or_else(|error| {
-        // What stands in the transaction is unknown: none of it may be committed.
-        if !connection.is_autocommit() {
-            roll_back(connection);
-        }
-        Err(of_sqlite(error, "using a savepoint"))
-    })
+        run(connection, "RELEASE one")?;
+    }
+    Ok(answer)
 }
 
 /// Another program may write without our lock: SQLite waits for it, as long as
@@ -321,10 +317,15 @@ fn of_begin(error: SqliteError, deadline: &Deadline) -> StorageError {
     }
 }
 
-fn roll_back(connection: &Connection) {
-    if let Err(error) = run(connection, "ROLLBACK") {
+/// Rolls back what still stands; `false` when it could not be. Then only closing
+/// the connection undoes it, and nothing more may be done with it.
+fn undone(connection: &Connection) -> bool {
+    if !connection.is_autocommit()
+        && let Err(error) = run(connection, "ROLLBACK")
+    {
         tracing::warn!(%error, "a transaction could not be rolled back");
     }
+    connection.is_autocommit()
 }
 
 fn run(connection: &Connection, sql: &str) -> Result<(), SqliteError> {
