@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 
 use agentos_core::{
     Audit, Checkpoint, CheckpointStorage, CheckpointSummary, Codec, Commit, Cursor, EvidenceResult,
-    FoundCheckpoint, Limits, Page, Receipt, RowAnswer, RowQuestion, RowStorage, SequenceNumber,
-    Snapshot, Storage, StorageError, Task, TaskId, TaskStatus, TaskStorage, Timestamp,
+    FoundCheckpoint, Limits, LogShortened, Page, Receipt, Reclaimed, RowAnswer, RowQuestion,
+    RowStorage, SequenceNumber, Snapshot, Storage, StorageError, Task, TaskId, TaskStatus,
+    TaskStorage, Timestamp, UpkeepStorage,
 };
 use agentos_tests::{Open, append, fresh, new_task, task_id};
 use rusqlite::Connection;
@@ -208,6 +209,20 @@ impl CheckpointStorage for Canary {
 impl RowStorage for Canary {
     fn ask_row(&self, question: &RowQuestion) -> Result<RowAnswer, StorageError> {
         self.answer(self.store.ask_row(question))
+    }
+}
+
+impl UpkeepStorage for Canary {
+    fn reclaim_space(&self, keep_bytes: u64) -> Result<Reclaimed, StorageError> {
+        self.answer(self.store.reclaim_space(keep_bytes))
+    }
+
+    fn refresh_statistics(&self) -> Result<(), StorageError> {
+        self.answer(self.store.refresh_statistics())
+    }
+
+    fn shorten_log(&self) -> Result<LogShortened, StorageError> {
+        self.answer(self.store.shorten_log())
     }
 }
 

@@ -101,9 +101,19 @@ pub enum StorageError {
     Closed,
 
     // Make room or give access, then retry.
-    /// No space is left. Nothing was written.
+    /// No space is left. Nothing was written. What frees space still goes
+    /// through; the rest does again once there is room.
     #[error("disk full")]
     DiskFull(#[source] BoxError),
+    /// The write-ahead log has reached its bound, since somebody reads without
+    /// an end and it cannot be begun anew. Nothing was written: end that reader.
+    #[error("the write-ahead log has {bytes} bytes of at most {bound}")]
+    LogFull {
+        /// Its size.
+        bytes: u64,
+        /// Its bound.
+        bound: u64,
+    },
     /// The file, its directory or the file system does not take writes.
     #[error("read-only")]
     ReadOnly(#[source] BoxError),
@@ -141,6 +151,13 @@ pub enum StorageError {
     UnsafeEngine {
         /// What is missing.
         reason: String,
+    },
+    /// The file system cannot keep the promises. Nothing was touched: move the
+    /// file, or allow it in the configuration.
+    #[error("the file system {kind} cannot keep the promises")]
+    UnsafeFileSystem {
+        /// Which one.
+        kind: &'static str,
     },
     /// The engine answered what this code did not expect: a defect. Nothing
     /// was written.
@@ -183,6 +200,9 @@ impl StorageError {
     /// Whether the same call may succeed if it is simply made again: the store
     /// is busy, or out of space that can come back. Nothing was written.
     pub fn is_transient(&self) -> bool {
-        matches!(self, StorageError::Busy { .. } | StorageError::DiskFull(_))
+        matches!(
+            self,
+            StorageError::Busy { .. } | StorageError::DiskFull(_) | StorageError::LogFull { .. }
+        )
     }
 }

@@ -52,5 +52,8 @@ pub use records::key::KeyStatus;
 pub use records::row::{RowAnswer, RowQuestion, RowSource, RowValue};
 pub use records::task::{NewTask, Task, TaskStatus};
 pub use records::work_item::WorkItemStatus;
-pub use storage::{CheckpointStorage, Cursor, Page, RowStorage, Storage, TaskStorage};
+pub use storage::{
+    CheckpointStorage, Cursor, LogShortened, Page, Reclaimed, RowStorage, Storage, TaskStorage,
+    UpkeepStorage,
+};
 pub use time::{Clock, Deadline, ManualClock, Stopwatch, SystemClock, Timestamp};

@@ -53,6 +53,21 @@ pub const READERS_MAX: u32 = 64;
 /// Most rows in one page of a list.
 pub const PAGE_ROWS_MAX: u32 = 1000;
 
+/// Size of the file that is given up when the disk is full, unless configured
+/// otherwise, in bytes. Zero: none.
+pub const BALLAST_BYTES_DEFAULT: u64 = 16 << 20;
+/// Largest such file.
+pub const BALLAST_BYTES_MAX: u64 = 16 << 30;
+/// Size of the write-ahead log beyond which no commit is taken, unless
+/// configured otherwise, in bytes.
+pub const LOG_BYTES_DEFAULT: u64 = 1 << 30;
+/// Smallest such bound: room for a few commits.
+pub const LOG_BYTES_MIN: u64 = 1 << 20;
+/// Largest such bound.
+pub const LOG_BYTES_MAX: u64 = 1 << 40;
+/// How long an integrity check is fresh, unless configured otherwise.
+pub const INTEGRITY_AGE_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
+
 /// How long a rechecked command may run, unless configured otherwise.
 pub const RECHECK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// Longest time a rechecked command can be given.
@@ -67,6 +82,8 @@ const _: () = {
     assert!(COMMITS_PER_GROUP_MAX <= QUEUE_LENGTH_DEFAULT);
     assert!(BUSY_TIMEOUT_DEFAULT.as_millis() <= BUSY_TIMEOUT_MAX.as_millis());
     assert!(0 < READERS_DEFAULT && READERS_DEFAULT <= READERS_MAX);
+    assert!(BALLAST_BYTES_DEFAULT <= BALLAST_BYTES_MAX);
+    assert!(LOG_BYTES_MIN <= LOG_BYTES_DEFAULT && LOG_BYTES_DEFAULT <= LOG_BYTES_MAX);
     assert!(RECHECK_TIMEOUT_DEFAULT.as_millis() <= RECHECK_TIMEOUT_MAX.as_millis());
 };
 

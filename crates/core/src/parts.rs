@@ -45,6 +45,11 @@ impl Commit {
         &self.parts
     }
 
+    /// Whether all of it frees space: then it is let through when the disk is full.
+    pub fn frees_space(&self) -> bool {
+        !self.parts.is_empty() && self.parts.iter().all(Part::frees_space)
+    }
+
     /// Checks everything that has a bound, before anything is written.
     ///
     /// # Errors
@@ -81,6 +86,17 @@ pub enum Part {
 }
 
 impl Part {
+    /// Whether it frees space.
+    pub fn frees_space(&self) -> bool {
+        match self {
+            Part::CreateTask(_)
+            | Part::SetTaskStatus(_)
+            | Part::AppendCheckpoint(_)
+            | Part::RecordVerification(_)
+            | Part::Audit(_) => false,
+        }
+    }
+
     fn check(&self, limits: &Limits) -> Result<(), StorageError> {
         match self {
             Part::CreateTask(task) => task.check(limits),

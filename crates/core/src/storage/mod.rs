@@ -7,12 +7,14 @@
 mod checkpoints;
 mod rows;
 mod tasks;
+mod upkeep;
 
 use std::path::PathBuf;
 
 pub use checkpoints::CheckpointStorage;
 pub use rows::RowStorage;
 pub use tasks::TaskStorage;
+pub use upkeep::{LogShortened, Reclaimed, UpkeepStorage};
 
 use crate::error::StorageError;
 use crate::limits::Limits;
@@ -21,7 +23,9 @@ use crate::records::task::{NewTask, Task};
 use crate::time::Timestamp;
 
 /// An engine that keeps tasks and checkpoints.
-pub trait Storage: TaskStorage + CheckpointStorage + RowStorage + Send + Sync {
+pub trait Storage:
+    TaskStorage + CheckpointStorage + RowStorage + UpkeepStorage + Send + Sync
+{
     /// Applies all parts of a commit, or none of them.
     ///
     /// When it returns `Ok`, the commit is durable as the store was configured.
@@ -32,8 +36,8 @@ pub trait Storage: TaskStorage + CheckpointStorage + RowStorage + Send + Sync {
     /// [`StorageError::Conflict`], [`StorageError::IllegalTransition`],
     /// [`StorageError::LimitExceeded`], [`StorageError::Invalid`]);
     /// [`StorageError::Busy`], [`StorageError::DiskFull`],
-    /// [`StorageError::ReadOnly`], [`StorageError::Closed`]: nothing was
-    /// written; [`StorageError::CommitUnknown`]: read before retrying.
+    /// [`StorageError::LogFull`], [`StorageError::ReadOnly`],
+    /// [`StorageError::Closed`]: nothing was written; [`StorageError::CommitUnknown`]: read before retrying.
     fn commit(&self, commit: Commit) -> Result<Receipt, StorageError>;
 
     /// The bounds of this store.

@@ -100,6 +100,8 @@ impl SqliteStore {
                 checked.problems.join("; "),
             ));
         }
+        // What holds of the copy holds of what was copied.
+        self.note_integrity(&checked);
         Ok(())
     }
 }

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentos_core::limits::{
-    BUSY_TIMEOUT_DEFAULT, BUSY_TIMEOUT_MAX, READERS_DEFAULT, READERS_MAX, check_size,
+    BALLAST_BYTES_DEFAULT, BALLAST_BYTES_MAX, BUSY_TIMEOUT_DEFAULT, BUSY_TIMEOUT_MAX,
+    INTEGRITY_AGE_DEFAULT, LOG_BYTES_DEFAULT, LOG_BYTES_MAX, LOG_BYTES_MIN, READERS_DEFAULT,
+    READERS_MAX, check_size,
 };
-use agentos_core::{Clock, InvalidInput, Limits, StorageError, SystemClock};
+use agentos_core::{Clock, InvalidInput, LimitExceeded, Limits, StorageError, SystemClock};
 
 /// What an acknowledged commit survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,11 +42,17 @@ pub struct Config {
     pub(crate) readers: u32,
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) ballast_bytes: u64,
+    pub(crate) log_bytes: u64,
+    pub(crate) integrity_age: Duration,
+    pub(crate) allow_unsafe_file_system: bool,
+    pub(crate) skip_check_after_crash: bool,
 }
 
 impl Config {
     /// The database at `path`, made when it is not there, with the defaults:
-    /// `Durability::Full`, a busy timeout of 5 s, 4 readers, the system's clock.
+    /// `Durability::Full`, a busy timeout of 5 s, 4 readers, the system's clock,
+    /// a ballast of 16 MiB, a write-ahead log of at most 1 GiB.
     pub fn at(path: impl AsRef<Path>) -> Config {
         Config {
             path: path.as_ref().to_path_buf(),
@@ -53,6 +61,11 @@ impl Config {
             readers: READERS_DEFAULT,
             limits: Limits::default(),
             clock: Arc::new(SystemClock),
+            ballast_bytes: BALLAST_BYTES_DEFAULT,
+            log_bytes: LOG_BYTES_DEFAULT,
+            integrity_age: INTEGRITY_AGE_DEFAULT,
+            allow_unsafe_file_system: false,
+            skip_check_after_crash: false,
         }
     }
 
@@ -92,8 +105,61 @@ impl Config {
         self
     }
 
+    /// Bytes of the file beside the database that is given up when the disk is
+    /// full, so that recovery and pruning go on; zero for none. All processes
+    /// that open one database should agree on it.
+    #[must_use]
+    pub fn ballast_bytes(mut self, bytes: u64) -> Config {
+        self.ballast_bytes = bytes;
+        self
+    }
+
+    /// Bytes of the write-ahead log beyond which no commit is taken
+    /// ([`StorageError::LogFull`]). It grows while a reader does not end, a
+    /// backup among them.
+    #[must_use]
+    pub fn log_bytes(mut self, bytes: u64) -> Config {
+        self.log_bytes = bytes;
+        self
+    }
+
+    /// How old the last [`check_integrity`](super::SqliteStore::check_integrity)
+    /// may be before the doctor warns.
+    #[must_use]
+    pub fn integrity_age(mut self, age: Duration) -> Config {
+        self.integrity_age = age;
+        self
+    }
+
+    /// Opens the database also on a network file system or FUSE. Only for one on
+    /// which you know that locks hold and memory is shared: on any other,
+    /// processes that write at the same time damage the database.
+    #[must_use]
+    pub fn allow_unsafe_file_system(mut self, allow: bool) -> Config {
+        self.allow_unsafe_file_system = allow;
+        self
+    }
+
+    /// Opens the database after a crash without looking through it first, which
+    /// takes about 1.2 s a GiB. Damage is then found when it is met.
+    #[must_use]
+    pub fn skip_check_after_crash(mut self, skip: bool) -> Config {
+        self.skip_check_after_crash = skip;
+        self
+    }
+
     pub(crate) fn check(&self) -> Result<(), StorageError> {
         self.limits.check()?;
+        check_bytes(
+            "configured ballast bytes",
+            self.ballast_bytes,
+            BALLAST_BYTES_MAX,
+        )?;
+        check_bytes("configured log bytes", self.log_bytes, LOG_BYTES_MAX)?;
+        if self.log_bytes < LOG_BYTES_MIN {
+            let reason = format!("are below {LOG_BYTES_MIN}");
+            return Err(InvalidInput::new("configured log bytes", reason).into());
+        }
         check_size(
             "configured readers",
             self.readers as usize,
@@ -113,6 +179,13 @@ impl Config {
     }
 }
 
+fn check_bytes(name: &'static str, value: u64, limit: u64) -> Result<(), StorageError> {
+    if value > limit {
+        return Err(LimitExceeded { name, limit, value }.into());
+    }
+    Ok(())
+}
+
 impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Config")
@@ -121,6 +194,11 @@ impl std::fmt::Debug for Config {
             .field("busy_timeout", &self.busy_timeout)
             .field("readers", &self.readers)
             .field("limits", &self.limits)
+            .field("ballast_bytes", &self.ballast_bytes)
+            .field("log_bytes", &self.log_bytes)
+            .field("integrity_age", &self.integrity_age)
+            .field("allow_unsafe_file_system", &self.allow_unsafe_file_system)
+            .field("skip_check_after_crash", &self.skip_check_after_crash)
             .finish_non_exhaustive()
     }
 }

@@ -20,8 +20,8 @@ pub(crate) const APPLICATION_ID: i32 = 0x4147_4f53;
 pub(crate) const SQLITE_VERSION_MIN: i32 = 3_051_003;
 /// Pages in the write-ahead log after which a commit moves them to the file.
 const WAL_CHECKPOINT_PAGES: i64 = 4_000;
-/// Size to which the write-ahead log is cut back, in bytes.
-const WAL_BYTES_KEPT: i64 = 64 << 20;
+/// Most bytes to which the write-ahead log is cut back when it is begun anew.
+const WAL_BYTES_KEPT: u64 = 64 << 20;
 /// Page cache of a reader, in KiB (negative, as SQLite wants it).
 const READER_CACHE: i64 = -65_536;
 /// Prepared statements kept a connection: more than there are in all.
@@ -52,10 +52,30 @@ pub(crate) fn open_untouched(path: &Path, busy: Duration) -> Result<Connection, 
     open().map_err(|error| of(&error, "opening the database"))
 }
 
+/// The settings of a writing connection; `log_bytes` bounds the write-ahead log.
+fn writer_settings(durability: Durability, log_bytes: u64) -> [(&'static str, i64); 11] {
+    let kept = i64::try_from(WAL_BYTES_KEPT.min(log_bytes / 8)).unwrap_or(i64::MAX);
+    let [one, two, three, four] = COMMON;
+    [
+        ("synchronous", durability.synchronous()),
+        ("foreign_keys", 1),
+        ("wal_autocheckpoint", WAL_CHECKPOINT_PAGES),
+        ("journal_size_limit", kept),
+        ("fullfsync", 1), // macOS: its fsync does not reach the disk
+        ("checkpoint_fullfsync", 1),
+        ("auto_vacuum", 2), // chosen when the file was made; setting it changes nothing
+        one,
+        two,
+        three,
+        four,
+    ]
+}
+
 /// Makes a writer of a connection whose file was found to be ours.
 pub(crate) fn set_up_writer(
     connection: &Connection,
     durability: Durability,
+    log_bytes: u64,
 ) -> Result<(), StorageError> {
     let context = "setting up the writing connection";
     let mode: String = connection
@@ -64,16 +84,8 @@ pub(crate) fn set_up_writer(
     if mode != "wal" {
         return Err(did_not_take("journal_mode", "wal", &mode));
     }
-    set(connection, "synchronous", durability.synchronous())?;
-    set(connection, "foreign_keys", 1)?;
-    set(connection, "wal_autocheckpoint", WAL_CHECKPOINT_PAGES)?;
-    set(connection, "journal_size_limit", WAL_BYTES_KEPT)?;
-    set(connection, "fullfsync", 1)?; // macOS: its fsync does not reach the disk
-    set(connection, "checkpoint_fullfsync", 1)?;
-    set_common(connection)?;
-    let auto_vacuum = pragma(connection, "auto_vacuum")?;
-    if auto_vacuum != 2 {
-        return Err(did_not_take("auto_vacuum", "2", &auto_vacuum.to_string()));
+    for (name, value) in writer_settings(durability, log_bytes) {
+        set(connection, name, value)?;
     }
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
@@ -81,6 +93,23 @@ pub(crate) fn set_up_writer(
         .map_err(|error| of(&error, context))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     Ok(())
+}
+
+/// Whether a writer still has every setting.
+pub(crate) fn check_writer(
+    connection: &Connection,
+    durability: Durability,
+    log_bytes: u64,
+) -> Result<(), StorageError> {
+    let mode: String = connection
+        .query_row("PRAGMA journal_mode", [], |row| row.get(0))
+        .map_err(|error| of(&error, "reading a pragma"))?;
+    if mode != "wal" {
+        return Err(did_not_take("journal_mode", "wal", &mode));
+    }
+    writer_settings(durability, log_bytes)
+        .into_iter()
+        .try_for_each(|(name, value)| read_back(connection, name, value))
 }
 
 /// Flags of a connection that only reads.
@@ -100,23 +129,30 @@ pub(crate) fn set_up_reader(connection: &Connection, busy: Duration) -> Result<(
         .map_err(|error| of(&error, "setting up a reader"))?;
     set(connection, "query_only", 1)?;
     set(connection, "cache_size", READER_CACHE)?;
-    set_common(connection)?;
+    for (name, value) in COMMON {
+        set(connection, name, value)?;
+    }
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     Ok(())
 }
 
-fn set_common(connection: &Connection) -> Result<(), StorageError> {
-    set(connection, "mmap_size", 0)?; // with mmap, I/O errors become signals
-    set(connection, "trusted_schema", 0)?; // the schema may come from a stranger's file
-    set(connection, "cell_size_check", 1)?;
-    set(connection, "temp_store", 2)
-}
+/// The settings that every connection has.
+const COMMON: [(&str, i64); 4] = [
+    ("mmap_size", 0),      // with mmap, I/O errors become signals
+    ("trusted_schema", 0), // the schema may come from a stranger's file
+    ("cell_size_check", 1),
+    ("temp_store", 2),
+];
 
 /// Sets a pragma and reads it back.
 pub(crate) fn set(connection: &Connection, name: &str, value: i64) -> Result<(), StorageError> {
     connection
         .execute_batch(&format!("PRAGMA {name} = {value}"))
         .map_err(|error| of(&error, "setting a pragma"))?;
+    read_back(connection, name, value)
+}
+
+fn read_back(connection: &Connection, name: &str, value: i64) -> Result<(), StorageError> {
     let found = match pragma(connection, name) {
         Ok(found) => found,
         // `mmap_size` answers with no row where mmap is compiled out.
@@ -203,14 +239,15 @@ mod tests {
             let now = agentos_core::Timestamp::from_unix_micros(0);
             crate::sqlite::create::create(&path, now, busy).unwrap();
             let connection = open_untouched(&path, busy).unwrap();
-            set_up_writer(&connection, durability).unwrap();
+            set_up_writer(&connection, durability, 1 << 30).unwrap();
+            check_writer(&connection, durability, 1 << 30).unwrap();
             for (name, value) in [
                 ("synchronous", synchronous),
                 ("foreign_keys", 1),
                 ("mmap_size", 0),
                 ("auto_vacuum", 2),
                 ("wal_autocheckpoint", WAL_CHECKPOINT_PAGES),
-                ("journal_size_limit", WAL_BYTES_KEPT),
+                ("journal_size_limit", 64 << 20),
                 ("trusted_schema", 0),
                 ("cell_size_check", 1),
                 ("application_id", APPLICATION_ID.into()),

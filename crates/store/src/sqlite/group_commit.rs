@@ -9,6 +9,10 @@
 //! is gone even so (a full disk, `RAISE(ROLLBACK)`), the commits are run again
 //! one by one. When COMMIT itself fails on I/O nobody can know: every member is
 //! told so, and all connections are opened anew.
+//!
+//! When the disk is full the ballast is given up. Until its room is back only
+//! what frees space is written. Chores of the upkeep come after the commits that
+//! wait with them, each in transactions of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -16,19 +20,46 @@ use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use agentos_core::{Clock, Commit, Deadline, Receipt, StorageError, crash_point};
+use agentos_core::{Clock, Commit, Deadline, Receipt, Reclaimed, StorageError, crash_point};
 use rusqlite::Connection;
 
+use super::ballast::Ballast;
 use super::config::Config;
-use super::connection::{open_untouched, set_up_writer};
+use super::connection::{check_writer, open_untouched, set_up_writer};
 use super::error::{SqliteError, of_commit, of_sqlite};
+use super::log_bound::LogBound;
 use super::migrate::{self, MIGRATIONS};
-use super::parts;
 use super::queue::Writer;
 use super::readers::Readers;
+use super::upkeep::Chore;
 use super::write_lock::{Held, WriteLock};
+use super::{parts, upkeep};
 
-type Answer = Result<Receipt, StorageError>;
+/// What the writer is asked to do.
+pub(crate) enum Job {
+    /// Parts that become visible together.
+    Commit(Commit),
+    /// Work on the file itself.
+    Chore(Chore),
+}
+
+impl Job {
+    /// Whether it may use the room that is kept for a full disk.
+    fn frees_space(&self) -> bool {
+        match self {
+            Job::Commit(commit) => commit.frees_space(),
+            Job::Chore(_) => true,
+        }
+    }
+}
+
+/// What was done.
+pub(crate) enum Done {
+    Committed(Receipt),
+    Chore(Reclaimed),
+}
+
+type Answer = Result<Done, StorageError>;
 
 /// The read-write connection of one store.
 pub(crate) struct SqliteWriter {
@@ -37,6 +68,8 @@ pub(crate) struct SqliteWriter {
     lock: WriteLock,
     readers: Arc<Readers>,
     counters: Arc<Counters>,
+    ballast: Ballast,
+    log: LogBound,
     /// `None` after an I/O error, until the next turn opens it anew.
     connection: Option<Connection>,
 }
@@ -50,6 +83,7 @@ pub(crate) struct Counters {
     pub(crate) largest_group: AtomicU64,
     pub(crate) run_alone_again: AtomicU64,
     pub(crate) reopened: AtomicU64,
+    pub(crate) ballast_given_up: AtomicU64,
 }
 
 /// How the commits of a group are kept apart.
@@ -74,6 +108,8 @@ impl SqliteWriter {
         connection: Connection,
     ) -> SqliteWriter {
         SqliteWriter {
+            ballast: Ballast::new(&path, config.ballast_bytes),
+            log: LogBound::new(&path, config.log_bytes),
             path,
             config,
             lock,
@@ -99,13 +135,23 @@ impl SqliteWriter {
         drop(turn);
     }
 
+    /// Whether the connection still has every setting.
+    pub(crate) fn check_settings(&self) -> Result<(), StorageError> {
+        match &self.connection {
+            Some(connection) => {
+                check_writer(connection, self.config.durability, self.config.log_bytes)
+            }
+            None => Err(lost_connection()),
+        }
+    }
+
     fn reopen(&mut self) -> Result<(), StorageError> {
         if self.connection.is_some() {
             return Ok(());
         }
         let connection = open_untouched(&self.path, self.config.busy_timeout)?;
         migrate::check(&connection, MIGRATIONS)?;
-        set_up_writer(&connection, self.config.durability)?;
+        set_up_writer(&connection, self.config.durability, self.config.log_bytes)?;
         self.counters.reopened.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(path = %self.path.display(), "connections opened anew");
         self.connection = Some(connection);
@@ -114,7 +160,7 @@ impl SqliteWriter {
 
     fn run_group(
         &mut self,
-        commits: &[Commit],
+        commits: &[&Commit],
         apart: Apart,
         deadline: &Deadline,
     ) -> Result<Vec<Answer>, Undone> {
@@ -183,13 +229,97 @@ impl SqliteWriter {
         Ok(answers)
     }
 
-    fn run_each_alone(&mut self, commits: &[Commit], deadline: &Deadline) -> Vec<Answer> {
+    /// Runs what may be written now: first the commits as one group, then each
+    /// chore.
+    fn run_jobs(&mut self, jobs: &[&Job], deadline: &Deadline) -> Vec<Answer> {
+        let log_full = match &self.connection {
+            Some(connection) => self.log.keep(connection).err(),
+            None => None,
+        };
+        let has_room = self.ballast.keep();
+        let refusal = |job: &Job| match &log_full {
+            Some(StorageError::LogFull { bytes, bound })
+                if !matches!(job, Job::Chore(Chore::CutLog)) =>
+            {
+                let (bytes, bound) = (*bytes, *bound);
+                Some(StorageError::LogFull { bytes, bound })
+            }
+            _ if !has_room && !job.frees_space() => Some(StorageError::DiskFull(
+                "the room that is kept for recovery is given up, and has not come back".into(),
+            )),
+            _ => None,
+        };
+        let mut answers: Vec<Option<Answer>> =
+            jobs.iter().map(|job| refusal(job).map(Err)).collect();
+        let mut places = Vec::with_capacity(jobs.len());
+        let mut commits = Vec::with_capacity(jobs.len());
+        for (place, job) in jobs.iter().enumerate() {
+            if let (Job::Commit(commit), None) = (job, &answers[place]) {
+                places.push(place);
+                commits.push(commit);
+            }
+        }
+        for (place, answer) in places.into_iter().zip(self.run_commits(&commits, deadline)) {
+            answers[place] = Some(answer);
+        }
+        for (place, job) in jobs.iter().enumerate() {
+            if let (Job::Chore(chore), None) = (job, &answers[place]) {
+                answers[place] = Some(self.run_chore(*chore, deadline));
+            }
+        }
+        answers
+            .into_iter()
+            .map(|answer| answer.unwrap_or_else(Self::panicked))
+            .collect()
+    }
+
+    fn run_commits(&mut self, commits: &[&Commit], deadline: &Deadline) -> Vec<Answer> {
+        if commits.is_empty() {
+            return Vec::new();
+        }
+        let mut transactions = 1;
+        // Commits seldom fail, and savepoints cost: first all of them without,
+        // then each in one, at last each in a transaction.
+        let answers = self
+            .run_group(commits, Apart::Together, deadline)
+            .or_else(|Undone| {
+                self.reopen().map_err(|_| Undone)?;
+                self.run_group(commits, Apart::Savepoints, deadline)
+            })
+            .unwrap_or_else(|Undone| {
+                transactions = commits.len();
+                self.run_each_alone(commits, deadline)
+            });
+        self.count(&answers, transactions);
+        answers
+    }
+
+    fn run_chore(&mut self, chore: Chore, deadline: &Deadline) -> Answer {
+        self.reopen()?;
+        let Some(connection) = &self.connection else {
+            return Err(lost_connection());
+        };
+        let now = self.config.clock.wall();
+        let answer = connection
+            .busy_timeout(deadline.remaining())
+            .map_err(|error| of_sqlite(SqliteError::from(&error), "waiting"))
+            .and_then(|()| upkeep::run(connection, chore, now));
+        let unusable = !undone(connection)
+            || matches!(
+                answer,
+                Err(StorageError::Io(_) | StorageError::Corrupt { .. })
+            );
+        self.put_away_if(unusable);
+        answer.map(Done::Chore)
+    }
+
+    fn run_each_alone(&mut self, commits: &[&Commit], deadline: &Deadline) -> Vec<Answer> {
         self.counters
             .run_alone_again
             .fetch_add(commits.len() as u64, Ordering::Relaxed);
-        let alone = |commit| {
+        let alone = |&commit: &&Commit| {
             self.reopen()?;
-            match self.run_group(slice::from_ref(commit), Apart::Together, deadline) {
+            match self.run_group(slice::from_ref(&commit), Apart::Together, deadline) {
                 Ok(mut answers) => answers.pop().unwrap_or_else(Self::panicked),
                 Err(Undone) => Err(lost_connection()),
             }
@@ -220,7 +350,7 @@ impl SqliteWriter {
 }
 
 impl Writer for SqliteWriter {
-    type Job = Commit;
+    type Job = Job;
     type Answer = Answer;
     type Turn = Held;
 
@@ -230,22 +360,25 @@ impl Writer for SqliteWriter {
         Ok(turn)
     }
 
-    fn run(&mut self, turn: Held, commits: Vec<Commit>, deadline: &Deadline) -> Vec<Answer> {
-        let mut transactions = 1;
-        // Commits seldom fail, and savepoints cost: first all of them without,
-        // then each in one, at last each in a transaction.
-        let answers = self
-            .run_group(&commits, Apart::Together, deadline)
-            .or_else(|Undone| {
-                self.reopen().map_err(|_| Undone)?;
-                self.run_group(&commits, Apart::Savepoints, deadline)
-            })
-            .unwrap_or_else(|Undone| {
-                transactions = commits.len();
-                self.run_each_alone(&commits, deadline)
-            });
+    fn run(&mut self, turn: Held, jobs: Vec<Job>, deadline: &Deadline) -> Vec<Answer> {
+        let jobs: Vec<&Job> = jobs.iter().collect();
+        let mut answers = self.run_jobs(&jobs, deadline);
+        let is_full = |answer: &Answer| matches!(answer, Err(StorageError::DiskFull(_)));
+        if answers.iter().any(is_full) && self.ballast.give_up() {
+            self.counters
+                .ballast_given_up
+                .fetch_add(1, Ordering::Relaxed);
+            tracing::error!("the disk is full: the ballast is given up");
+            // Now there is room for what frees more of it.
+            let again: Vec<usize> = (0..jobs.len())
+                .filter(|&place| is_full(&answers[place]) && jobs[place].frees_space())
+                .collect();
+            let jobs: Vec<&Job> = again.iter().map(|&place| jobs[place]).collect();
+            for (place, answer) in again.into_iter().zip(self.run_jobs(&jobs, deadline)) {
+                answers[place] = answer;
+            }
+        }
         drop(turn);
-        self.count(&answers, transactions);
         answers
     }
 
@@ -272,7 +405,7 @@ impl Writer for SqliteWriter {
 fn apply(connection: &Connection, commit: &Commit, clock: &dyn Clock) -> Answer {
     // A defect in one commit's code must not take its neighbours with it.
     catch_unwind(AssertUnwindSafe(|| {
-        parts::apply(connection, commit, clock.wall())
+        parts::apply(connection, commit, clock.wall()).map(Done::Committed)
     }))
     .unwrap_or_else(|_| {
         Err(StorageError::Internal {

@@ -20,9 +20,10 @@ use serde::Serialize;
 use super::SqliteStore;
 use super::connection::{open_immutable, open_reader, pragma, set_up_reader};
 use super::error::of;
+use super::file_system::free_bytes;
 use super::locks::{LockFacts, lock_facts};
 use super::open::identify;
-use super::paths::{LOCK, files, resolve, with_suffix};
+use super::paths::{BALLAST, LOCK, files, resolve, with_suffix};
 use super::readers::ReadError;
 
 /// Settings that are shown. Those of a connection are the reader's own.
@@ -59,6 +60,13 @@ pub struct Inspection {
     pub files: Vec<FileFacts>,
     /// Size of the write-ahead log in bytes; 0 when there is none.
     pub wal_bytes: u64,
+    /// Bound of the write-ahead log in bytes, where this is an open store: beyond
+    /// it no commit is taken.
+    pub wal_bytes_bound: Option<u64>,
+    /// Room that is kept for a full disk, in bytes; 0 when it is given up.
+    pub ballast_bytes: u64,
+    /// Free space beside the database, in bytes.
+    pub free_bytes: Option<u64>,
     /// Rows of each table.
     pub rows: BTreeMap<String, u64>,
     /// Who holds locks now.
@@ -100,25 +108,31 @@ impl SqliteStore {
     /// [`StorageError::Corrupt`], [`StorageError::Io`], [`StorageError::Busy`].
     pub fn inspect(&self) -> Result<Inspection, StorageError> {
         let synchronous = Some(self.synchronous);
+        let wal_bytes_bound = Some(self.config.log_bytes);
         self.readers.read("inspecting", |connection| {
             Ok(Inspection {
                 synchronous,
+                wal_bytes_bound,
                 ..facts(connection, &self.path, false)?
             })
         })
     }
 
     /// Runs SQLite's integrity check and its check of foreign keys. Takes about
-    /// 3 s a GiB; reading goes on meanwhile, and so does writing.
+    /// 3 s a GiB; reading goes on meanwhile, and so does writing, but the
+    /// write-ahead log grows. What it said is kept for the
+    /// [`doctor`](SqliteStore::doctor).
     ///
     /// # Errors
     ///
     /// [`StorageError::Corrupt`] when the file cannot even be checked,
     /// [`StorageError::Io`], [`StorageError::Busy`].
     pub fn check_integrity(&self) -> Result<Integrity, StorageError> {
-        self.readers.read("checking integrity", |connection| {
+        let found = self.readers.read("checking integrity", |connection| {
             integrity(connection).map_err(ReadError::from)
-        })
+        })?;
+        self.note_integrity(&found);
+        Ok(found)
     }
 }
 
@@ -206,11 +220,13 @@ fn facts(connection: &Connection, path: &Path, at_rest: bool) -> Result<Inspecti
         .iter()
         .filter_map(|file| file_facts(file))
         .collect();
-    let wal = with_suffix(path, "-wal");
-    let wal_bytes = files
-        .iter()
-        .find(|file| file.path == wal)
-        .map_or(0, |file| file.bytes);
+    let bytes_of = |suffix| {
+        let path = with_suffix(path, suffix);
+        let found = files.iter().find(|file| file.path == path);
+        found.map_or(0, |file| file.bytes)
+    };
+    let (wal_bytes, ballast_bytes) = (bytes_of("-wal"), bytes_of(BALLAST));
+    let directory = path.parent().unwrap_or(Path::new("/"));
     Ok(Inspection {
         path: path.to_path_buf(),
         sqlite_version: rusqlite::version().to_string(),
@@ -219,6 +235,9 @@ fn facts(connection: &Connection, path: &Path, at_rest: bool) -> Result<Inspecti
         pragmas,
         files,
         wal_bytes,
+        wal_bytes_bound: None,
+        ballast_bytes,
+        free_bytes: free_bytes(directory).ok(),
         rows: row_counts(connection)?,
         locks: lock_facts(path),
     })

@@ -6,15 +6,19 @@
 //! processes a lock on a side file makes waiting fair.
 
 mod backup;
+mod ballast;
 mod checkpoints;
 mod config;
 mod connection;
 mod create;
+mod doctor;
 mod dump;
 mod error;
+mod file_system;
 mod group_commit;
 mod inspect;
 mod locks;
+mod log_bound;
 mod migrate;
 mod open;
 mod parts;
@@ -25,6 +29,7 @@ mod registry;
 mod rows;
 mod statements;
 mod tasks;
+mod upkeep;
 mod write_lock;
 
 use std::path::{Path, PathBuf};
@@ -35,8 +40,9 @@ use agentos_core::{Commit, Deadline, Limits, Receipt, Storage, StorageError, Tim
 
 pub use self::backup::BackupReport;
 pub use self::config::{Config, Durability};
+pub use self::doctor::{Check, Condition, Finding, Report};
 pub use self::dump::{DumpOptions, DumpReport, dump};
-use self::group_commit::{Counters, SqliteWriter};
+use self::group_commit::{Counters, Done, Job, SqliteWriter};
 pub use self::inspect::{FileFacts, Inspection, Integrity, inspect};
 pub use self::locks::{LockFacts, ReaderFacts};
 use self::queue::Queue;
@@ -58,6 +64,8 @@ pub struct SqliteStore {
     counters: Arc<Counters>,
     /// `synchronous` as it was read back from the writing connection.
     synchronous: i64,
+    /// The file that was opened, whatever has its name now.
+    identity: doctor::Identity,
     /// Dropped last, after the connections are closed.
     _registered: Registered,
 }
@@ -78,6 +86,8 @@ pub struct StoreCounters {
     pub run_alone_again: u64,
     /// How often the connections were opened anew after an I/O error.
     pub reopened: u64,
+    /// How often the ballast was given up, since the disk was full.
+    pub ballast_given_up: u64,
     /// Commits that wait in the queue now.
     pub waiting: u64,
 }
@@ -92,9 +102,14 @@ impl SqliteStore {
     /// [`StorageError::NewerSchema`] for one of a newer build: both are left
     /// untouched. [`StorageError::Corrupt`] for a damaged file or a
     /// write-ahead log without its database; [`StorageError::Invalid`] for one
-    /// that has a second name (a hard link); [`StorageError::ReadOnly`],
-    /// [`StorageError::Io`], [`StorageError::Busy`];
-    /// [`StorageError::UnsafeEngine`] when SQLite cannot keep the promises.
+    /// that has a second name (a hard link); [`StorageError::ReadOnly`] when the
+    /// file or its directory cannot be written; [`StorageError::UnsafeEngine`] or
+    /// [`StorageError::UnsafeFileSystem`] when SQLite, its settings or the place
+    /// cannot keep the promises; [`StorageError::DiskFull`], [`StorageError::Io`],
+    /// [`StorageError::Busy`].
+    ///
+    /// What does not stand in the way is a warning: see
+    /// [`doctor`](SqliteStore::doctor).
     pub fn open(config: Config) -> Result<SqliteStore, StorageError> {
         open::open(config)
     }
@@ -123,6 +138,7 @@ impl SqliteStore {
             largest_group: counters.largest_group.load(Ordering::Relaxed),
             run_alone_again: counters.run_alone_again.load(Ordering::Relaxed),
             reopened: counters.reopened.load(Ordering::Relaxed),
+            ballast_given_up: counters.ballast_given_up.load(Ordering::Relaxed),
             waiting: self.queue.waiting() as u64,
         }
     }
@@ -146,9 +162,16 @@ impl Storage for SqliteStore {
     fn commit(&self, commit: Commit) -> Result<Receipt, StorageError> {
         commit.check(&self.config.limits)?;
         let parts = commit.parts().len();
-        let receipt = self
-            .queue
-            .submit(commit, &Deadline::after(self.config.busy_timeout))?;
+        let deadline = Deadline::after(self.config.busy_timeout);
+        let receipt = match self.queue.submit(Job::Commit(commit), &deadline)? {
+            Done::Committed(receipt) => receipt,
+            Done::Chore(_) => {
+                return Err(StorageError::Internal {
+                    context: "committing".into(),
+                    cause: "it was answered as a chore".into(),
+                });
+            }
+        };
         assert_eq!(
             receipt.outcomes.len(),
             parts,

@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentos_core::limits::COMMITS_PER_GROUP_MAX;
@@ -12,12 +12,15 @@ use agentos_core::{Deadline, InvalidInput, StorageError};
 use rusqlite::{Connection, ffi};
 
 use super::SqliteStore;
+use super::ballast::Ballast;
 use super::config::Config;
 use super::connection::{
     APPLICATION_ID, check_version, open_immutable, open_untouched, pragma, set_up_writer,
 };
 use super::create::{clear_leftover, create};
+use super::doctor::{check_place, identity_of, look_through, was_left_open};
 use super::error::{SqliteError, of_io, of_sqlite};
+use super::file_system::free_bytes;
 use super::group_commit::{Counters, SqliteWriter};
 use super::migrate::{self, MIGRATIONS, SCHEMA_VERSION};
 use super::paths::{resolve, with_suffix};
@@ -29,10 +32,37 @@ use super::write_lock::WriteLock;
 /// From so many waiting callers on, a leader commits more than one group.
 const CROWD: usize = 8;
 
+/// With less free space than this, an I/O error may be one of a full disk:
+/// SQLite says so of some files only.
+const FULL_BELOW_BYTES: u64 = 1 << 20;
+
 pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
     config.check()?;
     check_version(rusqlite::version_number())?;
     let path = resolve(&config.path)?;
+    check_place(&path, &config)?;
+    let ballast = Ballast::new(&path, config.ballast_bytes);
+    let store = match open_at(path.clone(), config.clone()) {
+        // A full disk must not keep anybody from recovering.
+        Err(error) if may_be_full(&error, &path) && ballast.give_up() => open_at(path, config),
+        opened => opened,
+    }?;
+    store.warn();
+    Ok(store)
+}
+
+fn may_be_full(error: &StorageError, path: &Path) -> bool {
+    match error {
+        StorageError::DiskFull(_) => true,
+        StorageError::Io(_) => {
+            let directory = path.parent().unwrap_or(Path::new("/"));
+            free_bytes(directory).is_ok_and(|free| free < FULL_BELOW_BYTES)
+        }
+        _ => false,
+    }
+}
+
+fn open_at(path: PathBuf, config: Config) -> Result<SqliteStore, StorageError> {
     if fs::symlink_metadata(&path).is_ok() {
         // Before the side file is made: beside a foreign file nothing is left.
         identify(&path)?;
@@ -47,6 +77,7 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
     identify(&path)?;
     clear_leftover(&path)?;
     refuse_second_name(&path)?;
+    let crashed = was_left_open(&path);
     let connection = open_untouched(&path, config.busy_timeout)?;
     migrate::read_schema(&connection)?;
     refuse_read_only(&connection, &path)?;
@@ -55,10 +86,16 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         // A database gets its name after its migrations.
         return Err(StorageError::corrupt("the schema", "its version is 0"));
     }
-    set_up_writer(&connection, config.durability)?;
+    if crashed && !config.skip_check_after_crash {
+        tracing::info!(path = %path.display(), "opened after a crash: looking through the file");
+        look_through(&connection)?;
+    }
+    set_up_writer(&connection, config.durability, config.log_bytes)?;
     migrate::migrate(&connection, MIGRATIONS, config.clock.wall())?;
     migrate::check_schema(&connection)?;
     let synchronous = pragma(&connection, "synchronous")?;
+    let identity = identity_of(&path).map_err(|error| of_io(error, &path))?;
+    Ballast::new(&path, config.ballast_bytes).keep();
     drop(turn);
 
     let counters = Arc::new(Counters::default());
@@ -84,6 +121,7 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
         readers,
         counters,
         synchronous,
+        identity,
         _registered: registered,
     })
 }

@@ -20,6 +20,9 @@ pub(crate) const LOCK: &str = ".wlock";
 /// Suffix of the side file whose lock is held by the next to write.
 pub(crate) const TURNSTILE: &str = ".wturn";
 
+/// Suffix of the file whose room is given up when the disk is full.
+pub(crate) const BALLAST: &str = ".agentos-ballast";
+
 /// The one path of a database, whichever way it was named: two names of one
 /// file must share a write lock.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf, StorageError> {
@@ -80,7 +83,8 @@ pub(crate) fn refuse_own(
 pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
     let mut files = vec![path.to_path_buf()];
     files.extend(
-        ["-wal", "-shm", "-journal", LOCK, TURNSTILE, NEW].map(|suffix| with_suffix(path, suffix)),
+        ["-wal", "-shm", "-journal", LOCK, TURNSTILE, NEW, BALLAST]
+            .map(|suffix| with_suffix(path, suffix)),
     );
     files
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use agentos_core::{
     Audit, Checkpoint, CheckpointStorage, CheckpointSummary, Commit, Cursor, EvidenceResult,
-    FoundCheckpoint, Limits, Page, Receipt, RowStorage, SequenceNumber, Task, TaskId, TaskStatus,
-    TaskStorage, Timestamp,
+    FoundCheckpoint, Limits, LogShortened, Page, Receipt, Reclaimed, RowStorage, SequenceNumber,
+    Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
 };
 
 use super::*;
@@ -148,6 +148,20 @@ impl CheckpointStorage for Unwilling {
 
 impl RowStorage for Unwilling {
     fn ask_row(&self, _: &RowQuestion) -> Result<RowAnswer, StorageError> {
+        Err((self.0)())
+    }
+}
+
+impl UpkeepStorage for Unwilling {
+    fn reclaim_space(&self, _: u64) -> Result<Reclaimed, StorageError> {
+        Err((self.0)())
+    }
+
+    fn refresh_statistics(&self) -> Result<(), StorageError> {
+        Err((self.0)())
+    }
+
+    fn shorten_log(&self) -> Result<LogShortened, StorageError> {
         Err((self.0)())
     }
 }

@@ -1,0 +1,212 @@
+//! Room that is given up when the disk is full.
+//!
+//! A file of a configured size beside the database. When a write finds no space
+//! the file is emptied: its room is for what must go on (recovery, pruning,
+//! heartbeats), and plain commits are refused as `DiskFull` meanwhile. Once it
+//! fits again, with as much room beside it, it is filled and everything goes on.
+//!
+//! The state is the file itself, so all processes share it and a crash changes
+//! nothing: full length, in place; empty, given up; absent, never made.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use agentos_core::crash_point;
+use rustix::fs::{FallocateFlags, fallocate};
+use rustix::io::Errno;
+
+use super::file_system::free_bytes;
+use super::paths::{BALLAST, with_suffix};
+
+/// The ballast of one database.
+#[derive(Debug)]
+pub(crate) struct Ballast {
+    path: PathBuf,
+    bytes: u64,
+}
+
+/// What there is of the ballast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// None is configured.
+    Unwanted,
+    /// Its room is kept.
+    InPlace,
+    /// Its room was needed, and has not come back.
+    GivenUp,
+    /// It was never made, or somebody removed it, or it is smaller than wanted.
+    Missing,
+}
+
+impl Ballast {
+    /// The ballast of `database`; zero bytes mean that there is none.
+    pub(crate) fn new(database: &Path, bytes: u64) -> Ballast {
+        Ballast {
+            path: with_suffix(database, BALLAST),
+            bytes,
+        }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    pub(crate) fn state(&self) -> State {
+        if self.bytes == 0 {
+            return State::Unwanted;
+        }
+        match fs::metadata(&self.path).map(|found| found.len()) {
+            Ok(0) => State::GivenUp,
+            Ok(length) if length >= self.bytes => State::InPlace,
+            _ => State::Missing,
+        }
+    }
+
+    /// Makes or restores it where there is room. `false` while its room is given
+    /// up: only what frees space may be written.
+    pub(crate) fn keep(&self) -> bool {
+        let state = self.state();
+        if matches!(state, State::Unwanted | State::InPlace) {
+            return true;
+        }
+        let short = state == State::GivenUp;
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        // As much beside it, or the next write would need it again.
+        let has_room = free_bytes(directory).is_ok_and(|free| free >= self.bytes.saturating_mul(2));
+        if !has_room {
+            return !short;
+        }
+        match self.fill() {
+            Ok(()) => {
+                if short {
+                    tracing::info!(bytes = self.bytes, "there is room again: ballast restored");
+                }
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the ballast could not be made");
+                // It is tried again at the next turn.
+                let emptied = File::options().write(true).open(&self.path);
+                if let Ok(file) = emptied {
+                    let _ = file.set_len(0);
+                }
+                !short && !is_full(&error)
+            }
+        }
+    }
+
+    fn fill(&self) -> io::Result<()> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&self.path)?;
+        match fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
+            // A file system that cannot reserve: what is written is reserved too.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&mut file, self.bytes),
+            done => Ok(done?),
+        }
+    }
+
+    /// Gives its room up; `false` when there was none to give.
+    pub(crate) fn give_up(&self) -> bool {
+        if self.bytes == 0 || fs::metadata(&self.path).map_or(0, |found| found.len()) == 0 {
+            return false;
+        }
+        match File::options().write(true).open(&self.path) {
+            Ok(file) => {
+                crash_point!("ballast.before_giving_up");
+                let given = file.set_len(0).is_ok();
+                crash_point!("ballast.given_up");
+                given
+            }
+            Err(error) => {
+                tracing::error!(%error, "the ballast could not be given up");
+                false
+            }
+        }
+    }
+}
+
+fn write_zeros(file: &mut File, bytes: u64) -> io::Result<()> {
+    const CHUNK: [u8; 64 << 10] = [0; 64 << 10];
+    let mut left = bytes;
+    while left > 0 {
+        let now = usize::try_from(left).map_or(CHUNK.len(), |left| left.min(CHUNK.len()));
+        file.write_all(&CHUNK[..now])?;
+        left -= now as u64;
+    }
+    Ok(())
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn ballast(bytes: u64) -> (tempfile::TempDir, Ballast) {
+        let directory = tempfile::tempdir().unwrap();
+        let ballast = Ballast::new(&directory.path().join("x.db"), bytes);
+        (directory, ballast)
+    }
+
+    #[test]
+    fn it_takes_real_room_and_gives_it_up_once() {
+        let (_directory, ballast) = ballast(1 << 20);
+        assert_eq!(ballast.state(), State::Missing);
+        assert!(ballast.keep());
+        assert_eq!(ballast.state(), State::InPlace);
+        let blocks = || fs::metadata(&ballast.path).unwrap().blocks() * 512;
+        assert!(blocks() >= 1 << 20, "{}", blocks());
+        assert!(ballast.give_up());
+        assert_eq!((ballast.state(), blocks()), (State::GivenUp, 0));
+        assert!(!ballast.give_up());
+        assert!(ballast.keep());
+        assert_eq!(ballast.state(), State::InPlace);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_made_and_refuses_nothing() {
+        let (directory, ballast) = ballast(u64::MAX / 4);
+        assert!(ballast.keep());
+        assert_eq!(ballast.state(), State::Missing);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn given_up_and_without_room_it_refuses() {
+        let (_directory, ballast) = ballast(u64::MAX / 4);
+        File::create(&ballast.path).unwrap();
+        assert_eq!(ballast.state(), State::GivenUp);
+        assert!(!ballast.keep());
+    }
+
+    #[test]
+    fn none_is_none() {
+        let (directory, ballast) = ballast(0);
+        assert!(ballast.keep() && !ballast.give_up());
+        assert_eq!(ballast.state(), State::Unwanted);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_larger_one_is_wanted_later() {
+        let (directory, small) = ballast(1 << 16);
+        assert!(small.keep());
+        let larger = Ballast::new(&directory.path().join("x.db"), 1 << 17);
+        assert_eq!(larger.state(), State::Missing);
+        assert!(larger.keep());
+        assert_eq!(larger.state(), State::InPlace);
+    }
+}

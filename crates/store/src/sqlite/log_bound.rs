@@ -1,0 +1,86 @@
+//! Keeps the write-ahead log within its bound.
+//!
+//! SQLite begins the log anew when all of it is in the file and nobody reads
+//! from it any more. Readers that come and go without a gap can prevent that for
+//! ever, and so can a single one that does not end. So from a quarter of the
+//! bound on the writer asks for it, and waits a moment for readers to go; new
+//! ones do not stand in its way. At the bound no commit is taken any more. The
+//! log is at most the bound and one group longer.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentos_core::StorageError;
+use rusqlite::Connection;
+
+use super::error::{SqliteError, of_sqlite};
+use super::paths::with_suffix;
+
+/// How long the writer waits for readers, each time.
+const PATIENCE: Duration = Duration::from_millis(20);
+
+/// The write-ahead log of one store.
+pub(crate) struct LogBound {
+    path: PathBuf,
+    bound: u64,
+    /// The size at which to try next.
+    next: u64,
+}
+
+impl LogBound {
+    pub(crate) fn new(database: &Path, bound: u64) -> LogBound {
+        LogBound {
+            path: with_suffix(database, "-wal"),
+            bound,
+            next: bound / 4,
+        }
+    }
+
+    /// Size of the log in bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        std::fs::metadata(&self.path).map_or(0, |found| found.len())
+    }
+
+    /// Begins the log anew where it has grown and that can be done.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::LogFull`] when it is at its bound, and stays there.
+    pub(crate) fn keep(&mut self, connection: &Connection) -> Result<(), StorageError> {
+        let mut bytes = self.bytes();
+        if bytes < self.next {
+            return Ok(());
+        }
+        if let Err(error) = cut(connection, PATIENCE) {
+            tracing::warn!(%error, "the write-ahead log could not be cut");
+        }
+        bytes = self.bytes();
+        if bytes >= self.bound {
+            let bound = self.bound;
+            tracing::error!(
+                bytes,
+                bound,
+                "the write-ahead log is full: a reader does not end"
+            );
+            self.next = bound;
+            return Err(StorageError::LogFull { bytes, bound });
+        }
+        if bytes >= self.bound / 4 {
+            tracing::warn!(bytes, "the write-ahead log grows: a reader does not end");
+        }
+        self.next = (bytes + self.bound / 16).clamp(self.bound / 4, self.bound);
+        Ok(())
+    }
+}
+
+/// Moves the log into the file and cuts it to nothing, if readers let go of it
+/// within `patience`; `false` when they do not.
+pub(crate) fn cut(connection: &Connection, patience: Duration) -> Result<bool, StorageError> {
+    let cut = || -> rusqlite::Result<bool> {
+        connection.busy_timeout(patience)?;
+        let mut statement = connection.prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?;
+        let busy: i64 = statement.query_row([], |row| row.get(0))?;
+        Ok(busy == 0)
+    };
+    cut().map_err(|error| of_sqlite(SqliteError::from(&error), "cutting the log"))
+}

@@ -1,0 +1,2 @@
+INSERT INTO integrity_checks (problems, checked_at)
+VALUES (:problems, :now)
