@@ -170,6 +170,7 @@ fn the_files_of_the_store_are_refused_as_destinations() {
         "agent.db",
         "agent.db-wal",
         "agent.db-shm",
+        "agent.db.agentos-ballast",
         "agent.db.wlock",
         "agent.db.wturn",
     ] {

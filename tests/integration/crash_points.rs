@@ -13,11 +13,14 @@ use crate::VICTIM;
 ///
 /// - `create.*`, `migrate.*`: `opening.rs` kills a creation at each.
 /// - `backup.*`: `backup.rs` kills a backup at each.
+/// - `ballast.*`: `disk_full.rs` kills a writer at each.
 /// - `store.*`: `many_processes.rs` stops and kills a writer at each.
-const USED: [&str; 11] = [
+const USED: [&str; 13] = [
     "backup.after_rename",
     "backup.before_rename",
     "backup.copied",
+    "ballast.before_giving_up",
+    "ballast.given_up",
     "create.after_rename",
     "create.before_rename",
     "create.empty",

@@ -42,3 +42,36 @@ fn a_write_error_at_commit_is_unknown_and_the_store_goes_on() {
     assert_eq!(numbers(&store, "a"), [1, 2, 3, 4]);
     assert!(store.check_integrity().unwrap().is_sound());
 }
+
+/// Goal: all who shared the commit are told that nobody knows. Method: five
+/// commits wait behind the lock, so that they are one group; then as above.
+#[test]
+fn a_write_error_at_commit_is_unknown_to_the_whole_group() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.db");
+    let spec = CommandSpec::shell("trap '' XFSZ; exec \"$0\" \"$@\"").args([
+        VICTIM,
+        "limited-group",
+        path.to_str().unwrap(),
+        "a",
+    ]);
+    let finished = run(&spec).unwrap();
+    let said = String::from_utf8(finished.stdout).unwrap();
+    assert!(finished.outcome.success(), "{said}");
+    let lines: Vec<&str> = said.lines().collect();
+    let unknown = "refused CommitUnknown";
+    assert_eq!(
+        lines,
+        [
+            unknown,
+            unknown,
+            unknown,
+            unknown,
+            unknown,
+            "read 0",
+            "1",
+            "reopened 1"
+        ]
+    );
+    assert_eq!(numbers(&at(&path), "a"), [1]);
+}

@@ -46,7 +46,13 @@ fn twenty_processes_open_a_new_file_at_the_same_instant() {
         store.close();
         assert_eq!(
             names(directory.path()),
-            ["agent.db", "agent.db.wlock", "agent.db.wturn", "gate"],
+            [
+                "agent.db",
+                "agent.db.agentos-ballast",
+                "agent.db.wlock",
+                "agent.db.wturn",
+                "gate"
+            ],
             "nothing is left over in round {round}"
         );
     }
@@ -62,6 +68,7 @@ fn every_file_of_a_store_is_private() {
             "agent.db",
             "agent.db-shm",
             "agent.db-wal",
+            "agent.db.agentos-ballast",
             "agent.db.wlock",
             "agent.db.wturn"
         ]
@@ -148,7 +155,12 @@ fn a_killed_creation_is_taken_up_by_the_next() {
         drop(store);
         assert_eq!(
             names(directory.path()),
-            ["agent.db", "agent.db.wlock", "agent.db.wturn"],
+            [
+                "agent.db",
+                "agent.db.agentos-ballast",
+                "agent.db.wlock",
+                "agent.db.wturn"
+            ],
             "after a death at {point}"
         );
     }
@@ -202,7 +214,12 @@ fn closing_finishes_what_was_accepted_and_refuses_the_rest() {
         assert_eq!(store.counters().commits, 1 + accepted, "all are done");
         assert_eq!(
             names(store.directory()),
-            ["agent.db", "agent.db.wlock", "agent.db.wturn"]
+            [
+                "agent.db",
+                "agent.db.agentos-ballast",
+                "agent.db.wlock",
+                "agent.db.wturn"
+            ]
         );
         for caller in callers {
             assert!(caller.join().unwrap().is_ok(), "an accepted commit");

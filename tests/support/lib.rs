@@ -7,6 +7,7 @@
 mod files;
 mod gate;
 mod process;
+mod small_disk;
 mod stores;
 
 use std::thread;
@@ -17,6 +18,7 @@ use agentos_core::Deadline;
 pub use self::files::{Bits, contents, copy_database, names, settle};
 pub use self::gate::{Gate, pass, wait_for_waiter};
 pub use self::process::Victim;
+pub use self::small_disk::{SmallDisk, on_small_disk};
 pub use self::stores::{
     Open, append, at, config, fresh, manual_clock, new_task, numbers, sqlite, task_id,
 };

@@ -29,9 +29,11 @@ fn play(arguments: &[&str]) {
         ["commit", database, gate, seconds, task] => commit(database, gate, seconds, task),
         ["append", database, gate, count, task] => append_many(database, gate, count, task),
         ["write", database, task] => write(database, task),
+        ["append-small", database, task] => append_small(database, task),
         ["backup", database, target] => backup(database, target),
         ["read", database] => read(database),
         ["limited", database, task] => limited(database, task),
+        ["limited-group", database, task] => limited_group(database, task),
         ["points", ref action @ ..] => {
             crash_point::observe(|name| say(format_args!("point {name}")));
             play(action);
@@ -139,6 +141,19 @@ fn write(database: &str, task: &str) {
     }
 }
 
+/// Appends to a store with a small ballast until it is killed or refused; says
+/// each number.
+fn append_small(database: &str, task: &str) {
+    let config = config(database).ballast_bytes(256 << 10);
+    let store = SqliteStore::open(config).expect("an open store");
+    store.create_task(new_task(task)).expect("a task");
+    while let Ok(receipt) = store.commit(append(task, vec![7; 3000]).into()) {
+        for appended in receipt.appended() {
+            say(format_args!("{}", appended.sequence));
+        }
+    }
+}
+
 /// Makes a backup and says how it went.
 fn backup(database: &str, target: &str) {
     let store = SqliteStore::open(config(database)).expect("an open store");
@@ -173,17 +188,57 @@ fn limited(database: &str, task: &str) {
         Err(error) => say(format_args!("refused {}", kind(&error))),
     };
     (0..3).for_each(|_| commit());
-    let limit = getrlimit(Resource::Fsize);
-    let log = std::fs::metadata(format!("{database}-wal")).expect("a write-ahead log");
-    let tight = Rlimit {
-        current: Some(log.len() + 100),
-        ..limit
-    };
-    setrlimit(Resource::Fsize, tight).expect("a tight limit");
+    let limit = limit_log(database);
     commit();
     say(format_args!("read {}", numbers(&store, task).len()));
     setrlimit(Resource::Fsize, limit).expect("the limit as it was");
     commit();
+    say(format_args!("reopened {}", store.counters().reopened));
+}
+
+/// Leaves the write-ahead log no room to grow; gives the limit that there was.
+fn limit_log(database: &str) -> Rlimit {
+    let limit = getrlimit(Resource::Fsize);
+    let log = std::fs::metadata(format!("{database}-wal")).expect("a write-ahead log");
+    let tight = Rlimit {
+        current: Some(log.len() + 100),
+        ..limit.clone()
+    };
+    setrlimit(Resource::Fsize, tight).expect("a tight limit");
+    limit
+}
+
+/// Five commits in one group, with no room for its files to grow.
+fn limited_group(database: &str, task: &str) {
+    let store = SqliteStore::open(config(database)).expect("an open store");
+    store.create_task(new_task(task)).expect("a task");
+    let lock = std::fs::File::open(format!("{database}.wlock")).expect("the lock's file");
+    rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).expect("the lock");
+    let answers: Vec<_> = thread::scope(|scope| {
+        let callers: Vec<_> = (0..5)
+            .map(|_| scope.spawn(|| store.commit(append(task, "state").into())))
+            .collect();
+        agentos_tests::wait_until("four wait behind the leader", || {
+            store.counters().waiting == 4
+        });
+        let limit = limit_log(database);
+        drop(lock);
+        let answers = callers.into_iter().map(|caller| caller.join());
+        let answers = answers.map(|answer| answer.expect("an answer")).collect();
+        setrlimit(Resource::Fsize, limit).expect("the limit as it was");
+        answers
+    });
+    for answer in answers {
+        match answer {
+            Ok(_) => say(format_args!("acknowledged")),
+            Err(error) => say(format_args!("refused {}", kind(&error))),
+        }
+    }
+    say(format_args!("read {}", numbers(&store, task).len()));
+    let receipt = store.commit(append(task, "state").into());
+    for appended in receipt.expect("a commit").appended() {
+        say(format_args!("{}", appended.sequence));
+    }
     say(format_args!("reopened {}", store.counters().reopened));
 }
 

@@ -26,7 +26,6 @@ statements! {
     EVIDENCE_CLEAR = "evidence/clear.sql";
     EVIDENCE_INSERT = "evidence/insert.sql";
     EVIDENCE_LIST = "evidence/list.sql";
-    INTEGRITY_FORGET_OLD = "integrity/forget_old.sql";
     INTEGRITY_LAST_SOUND = "integrity/last_sound.sql";
     INTEGRITY_NOTE = "integrity/note.sql";
     TASKS_GET = "tasks/get.sql";
@@ -92,7 +91,7 @@ mod tests {
             growing(&newest_schema()),
             [
                 "checkpoints/newest_unindexed.sql", // only where an index is damaged
-                "integrity/last_sound.sql",         // of a hundred rows at most
+                "integrity/last_sound.sql",         // of a thousand rows at most
             ]
         );
     }

@@ -64,18 +64,13 @@ pub(crate) fn run(
             crash_point!("upkeep.log_cut");
         }
         Chore::NoteIntegrity { problems } => {
-            let note = |sql, problems: Option<i64>| -> rusqlite::Result<()> {
-                let mut statement = connection.prepare_cached(sql)?;
-                match problems {
-                    Some(problems) => statement
-                        .execute(named_params! { ":problems": problems, ":now": now.to_text() }),
-                    None => statement.execute([]),
-                }
-                .map(drop)
-            };
             let problems = i64::try_from(problems).unwrap_or(i64::MAX);
-            note(statements::INTEGRITY_NOTE, Some(problems))
-                .and_then(|()| note(statements::INTEGRITY_FORGET_OLD, None))
+            connection
+                .prepare_cached(statements::INTEGRITY_NOTE)
+                .and_then(|mut statement| {
+                    statement
+                        .execute(named_params! { ":problems": problems, ":now": now.to_text() })
+                })
                 .map_err(|error| of(&error, "noting an integrity check"))?;
         }
     }

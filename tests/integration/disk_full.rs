@@ -1,0 +1,259 @@
+//! A disk that is full: `DiskFull`, nothing acknowledged is lost, what frees
+//! space goes on, and so does everything once there is room, without a restart.
+
+use std::path::PathBuf;
+
+use agentos_core::{Receipt, Storage, StorageError, TaskStatus, TaskStorage, UpkeepStorage};
+use agentos_store::sqlite::{Config, SqliteStore};
+use agentos_tests::{SmallDisk, Victim, append, config, new_task, numbers, on_small_disk};
+
+use crate::VICTIM;
+
+const DISK: u64 = 3 << 20;
+const BALLAST: u64 = 256 << 10;
+const PAGE: u64 = 4096;
+
+fn database(disk: &SmallDisk) -> PathBuf {
+    disk.root().join("agent.db")
+}
+
+fn small_config(disk: &SmallDisk) -> Config {
+    config(database(disk)).ballast_bytes(BALLAST)
+}
+
+fn open(disk: &SmallDisk) -> SqliteStore {
+    SqliteStore::open(small_config(disk)).unwrap()
+}
+
+/// The numbers of what was acknowledged.
+fn acked(receipt: &Receipt) -> u64 {
+    receipt.appended().next().unwrap().sequence.get()
+}
+
+/// What must be true of a store after its disk was full. Knows only what was
+/// acknowledged and what is there.
+fn judge(acked: &[u64], found: &[u64], problems: &[String]) -> Result<(), String> {
+    if !problems.is_empty() {
+        return Err(format!("the file is damaged: {problems:?}"));
+    }
+    if found != acked {
+        return Err(format!("acknowledged {acked:?}, found {found:?}"));
+    }
+    Ok(())
+}
+
+/// A writer: `None` when its commit was not acknowledged.
+type Write = fn(&SqliteStore, Vec<u8>) -> Option<u64>;
+
+fn sound(store: &SqliteStore, state: Vec<u8>) -> Option<u64> {
+    match store.commit(append("a", state).into()) {
+        Ok(receipt) => Some(acked(&receipt)),
+        Err(StorageError::DiskFull(_)) => None,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// Commits until the disk is full, makes room, and goes on: with `left` bytes
+/// free at the start.
+fn through_a_full_disk(disk: &SmallDisk, left: u64, write: Write) -> Result<(), String> {
+    let store = open(disk);
+    store.create_task(new_task("a")).unwrap();
+    let mut acks = Vec::new();
+    disk.fill(left);
+    for count in 0.. {
+        let refused = store.counters().failed;
+        acks.extend(write(&store, vec![7; 1000 + count * 37 % 5000]));
+        if store.counters().failed > refused {
+            break;
+        }
+    }
+    // The room that was kept is given up, and still everything is refused.
+    assert_eq!(store.counters().ballast_given_up, 1);
+    assert_eq!(store.inspect().unwrap().ballast_bytes, 0);
+    acks.extend(write(&store, vec![7; 10]));
+    let problems = store.check_integrity().unwrap().problems;
+    judge(&acks, &numbers(&store, "a"), &problems)?;
+    disk.make_room();
+    for _ in 0..3 {
+        let before = acks.len();
+        acks.extend(write(&store, vec![7; 100]));
+        assert_eq!(acks.len(), before + 1, "work goes on without a restart");
+    }
+    assert_eq!(store.inspect().unwrap().ballast_bytes, BALLAST);
+    drop(store);
+    let store = open(disk);
+    let problems = store.check_integrity().unwrap().problems;
+    let report = store.doctor().unwrap();
+    assert!(report.is_healthy(), "{report}");
+    judge(&acks, &numbers(&store, "a"), &problems)
+}
+
+/// Goal: wherever space runs out, nothing acknowledged is lost, the error is
+/// `DiskFull`, and work goes on once there is room. Method: a disk of the test's
+/// own is filled to its last pages, one page less each time, so that another
+/// write is the first to fail.
+#[test]
+fn space_that_runs_out_at_any_write_loses_nothing() {
+    let Some(disk) = on_small_disk(DISK) else {
+        return;
+    };
+    for pages in 0..40 {
+        through_a_full_disk(&disk, pages * PAGE, sound)
+            .unwrap_or_else(|broken| panic!("with {pages} pages left: {broken}"));
+        disk.clear();
+    }
+}
+
+/// The canary of the check above: a writer that takes no notice of its errors.
+#[test]
+fn a_writer_that_ignores_the_error_of_its_commit_is_caught() {
+    let Some(disk) = on_small_disk(DISK) else {
+        return;
+    };
+    let ignoring: Write = |store, state| {
+        let newest = numbers(store, "a").last().copied().unwrap_or(0);
+        let _ = store.commit(append("a", state).into());
+        Some(newest + 1)
+    };
+    let broken = through_a_full_disk(&disk, 0, ignoring).unwrap_err();
+    assert!(broken.starts_with("acknowledged"), "{broken}");
+}
+
+/// Many callers at once: each is told the truth about its own commit.
+#[test]
+fn a_group_that_finds_no_space_is_told_so_as_a_whole() {
+    let Some(disk) = on_small_disk(DISK) else {
+        return;
+    };
+    let store = open(&disk);
+    store.create_task(new_task("a")).unwrap();
+    disk.fill(16 * PAGE);
+    let acks = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while let Some(number) = sound(&store, vec![7; 2000]) {
+                    acks.lock().unwrap().push(number);
+                }
+            });
+        }
+    });
+    let mut acks = acks.into_inner().unwrap();
+    acks.sort_unstable();
+    let problems = store.check_integrity().unwrap().problems;
+    judge(&acks, &numbers(&store, "a"), &problems).unwrap();
+    disk.make_room();
+    assert_eq!(sound(&store, vec![7; 10]), Some(acks.len() as u64 + 1));
+}
+
+/// Goal: with the disk full to the last page a store opens, reads and tidies up;
+/// plain commits are refused. Method: fill the disk while nobody has the store
+/// open, after a clean end and after a kill.
+#[test]
+fn a_store_on_a_full_disk_opens_reads_and_tidies_up() {
+    let Some(disk) = on_small_disk(DISK) else {
+        return;
+    };
+    for killed in [false, true] {
+        let path = database(&disk);
+        drop(open(&disk));
+        let mut writer = Victim::start(VICTIM, "append-small", [path.to_str().unwrap(), "a"]);
+        for number in 1..=5 {
+            writer.expect(&number.to_string());
+        }
+        if killed {
+            writer.kill();
+        } else {
+            writer.signal(agentos_process::Signal::Terminate);
+            drop(writer);
+            drop(open(&disk));
+        }
+        disk.fill(0);
+        assert_eq!(disk.free(), 0);
+        let store = open(&disk);
+        let found = numbers(&store, "a");
+        assert!(found.len() >= 5 && found.len() as u64 == *found.last().unwrap());
+        let tasks = store.tasks(TaskStatus::Created, None, 10).unwrap();
+        assert_eq!(tasks.items.len(), 1);
+        let refused = (0..2000).any(|_| sound(&store, vec![7; 4000]).is_none());
+        assert!(refused, "a full disk takes no end of commits");
+        // What frees space goes on.
+        store.reclaim_space(0).unwrap();
+        store.refresh_statistics().unwrap();
+        store.shorten_log().unwrap();
+        disk.make_room();
+        assert!(sound(&store, vec![7; 10]).is_some());
+        drop(store);
+        disk.clear();
+    }
+}
+
+/// Goal: a process that dies while it gives the ballast up leaves nothing that
+/// the next does not understand. Method: kill it before and after.
+#[test]
+fn a_death_while_the_ballast_is_given_up_loses_nothing() {
+    let Some(disk) = on_small_disk(DISK) else {
+        return;
+    };
+    for point in ["ballast.before_giving_up", "ballast.given_up"] {
+        let path = database(&disk);
+        drop(open(&disk));
+        disk.fill(64 * PAGE);
+        let path = path.to_str().unwrap();
+        let said = Victim::start(VICTIM, "kill-at", [point, "1", "append-small", path, "a"]).dies();
+        let acks: Vec<u64> = said.iter().map(|line| line.parse().unwrap()).collect();
+        assert!(!acks.is_empty(), "it died before it began");
+        let store = open(&disk);
+        let problems = store.check_integrity().unwrap().problems;
+        judge(&acks, &numbers(&store, "a"), &problems).unwrap();
+        disk.make_room();
+        let next = sound(&store, vec![7; 10]);
+        assert_eq!(next, Some(acks.len() as u64 + 1), "after {point}");
+        assert_eq!(store.inspect().unwrap().ballast_bytes, BALLAST);
+        drop(store);
+        disk.clear();
+    }
+}
+
+/// Without a ballast nothing is refused in advance: each commit is tried.
+#[test]
+fn without_a_ballast_commits_are_tried_again_and_again() {
+    let Some(disk) = on_small_disk(DISK) else {
+        return;
+    };
+    let store = SqliteStore::open(small_config(&disk).ballast_bytes(0)).unwrap();
+    store.create_task(new_task("a")).unwrap();
+    disk.fill(8 * PAGE);
+    let mut acks = Vec::new();
+    while let Some(number) = sound(&store, vec![7; 2000]) {
+        acks.push(number);
+    }
+    assert_eq!(sound(&store, vec![7; 2000]), None);
+    judge(&acks, &numbers(&store, "a"), &[]).unwrap();
+    disk.make_room();
+    acks.extend(sound(&store, vec![7; 2000]));
+    judge(&acks, &numbers(&store, "a"), &[]).unwrap();
+}
+
+/// Goal: two processes share one ballast: what one gives up the other does not
+/// take for plain commits. Method: a second store of the same file, as another
+/// process has it, after the first met the full disk.
+#[test]
+fn the_room_that_one_process_gives_up_is_not_for_the_plain_commits_of_another() {
+    let Some(disk) = on_small_disk(DISK) else {
+        return;
+    };
+    let (one, other) = (open(&disk), open(&disk));
+    one.create_task(new_task("a")).unwrap();
+    disk.fill(4 * PAGE);
+    while sound(&one, vec![7; 3000]).is_some() {}
+    let free = disk.free();
+    assert!(free >= BALLAST, "{free}");
+    for _ in 0..3 {
+        assert_eq!(sound(&other, vec![7; 10]), None);
+    }
+    assert_eq!(disk.free(), free);
+    disk.make_room();
+    assert!(sound(&other, vec![7; 10]).is_some());
+    assert!(sound(&one, vec![7; 10]).is_some());
+}

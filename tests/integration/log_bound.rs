@@ -1,0 +1,126 @@
+//! The write-ahead log has a bound, whoever reads and however long.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use agentos_core::{Storage, StorageError, UpkeepStorage};
+use agentos_store::sqlite::{Condition, Finding, SqliteStore};
+use agentos_tests::{Victim, append, config, new_task, numbers};
+use rusqlite::Connection;
+
+use crate::VICTIM;
+
+const BOUND: u64 = 4 << 20;
+const STATE: usize = 60 << 10;
+/// What one commit of such a state adds, with all that goes with it.
+const GROUP: u64 = 128 << 10;
+
+fn open(directory: &tempfile::TempDir) -> SqliteStore {
+    let store = SqliteStore::open(config(directory.path().join("agent.db")).log_bytes(BOUND));
+    let store = store.unwrap();
+    store.create_task(new_task("a")).unwrap();
+    store
+}
+
+/// Goal: a reader that never ends cannot fill the disk. Method: a process reads
+/// and does not end, the store commits until it is refused; then the reader is
+/// killed.
+#[test]
+fn a_reader_that_does_not_end_stops_commits_at_the_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let mut reader = Victim::start(VICTIM, "read", [store.path().to_str().unwrap()]);
+    reader.expect("reading 1");
+    let mut acked = 0;
+    let error = loop {
+        assert!(acked < 1000, "it grows for ever");
+        let bytes = store.inspect().unwrap().wal_bytes;
+        assert!(bytes < BOUND + GROUP, "{bytes}");
+        match store.commit(append("a", vec![7; STATE]).into()) {
+            Ok(_) => acked += 1,
+            Err(error) => break error,
+        }
+    };
+    let StorageError::LogFull { bytes, bound } = error else {
+        panic!("{error:?}")
+    };
+    assert!(
+        bound == BOUND && (BOUND..BOUND + GROUP).contains(&bytes),
+        "{bytes}"
+    );
+    let facts = store.inspect().unwrap();
+    assert_eq!(
+        (facts.wal_bytes, facts.wal_bytes_bound),
+        (bytes, Some(BOUND))
+    );
+    assert_eq!(facts.locks.oldest_reader().unwrap().pid, reader.pid());
+    let report = store.doctor().unwrap();
+    let check = report.check(Condition::Log).unwrap();
+    assert!(matches!(check.finding, Finding::Warning), "{report}");
+    // Reading goes on, and asking for a shorter log does no harm.
+    assert_eq!(numbers(&store, "a").len(), acked);
+    assert_eq!(store.shorten_log().unwrap().bytes_after, bytes);
+    reader.kill();
+    store.commit(append("a", "after").into()).unwrap();
+    assert!(store.inspect().unwrap().wal_bytes < BOUND / 4);
+    assert_eq!(numbers(&store, "a").len(), acked + 1);
+    assert!(store.doctor().unwrap().is_healthy());
+}
+
+/// Reads over and over; ends each read only after another reader has begun one.
+fn read_for_ever(
+    path: &std::path::Path,
+    begun: &Sender<()>,
+    others: &Receiver<()>,
+    end: &AtomicBool,
+) {
+    let connection = Connection::open(path).unwrap();
+    while !end.load(Ordering::SeqCst) {
+        connection.execute_batch("BEGIN").unwrap();
+        let _: i64 = connection
+            .query_row("SELECT COUNT(*) FROM tasks", [], |row| row.get(0))
+            .unwrap();
+        if begun.send(()).is_err() || others.recv().is_err() {
+            return;
+        }
+        connection.execute_batch("COMMIT").unwrap();
+    }
+}
+
+/// Goal: readers that overlap without a gap, so that the log is never unused, do
+/// not make it grow. Method: two readers, each of which ends only after the other
+/// has begun; the store commits many times the bound.
+#[test]
+fn readers_that_overlap_without_a_gap_do_not_make_it_grow() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let end = AtomicBool::new(false);
+    let mut most = 0;
+    thread::scope(|scope| {
+        let ((one, ones), (two, twos)) = (channel(), channel());
+        let (path, end) = (store.path(), &end);
+        scope.spawn(move || read_for_ever(path, &one, &twos, end));
+        scope.spawn(move || read_for_ever(path, &two, &ones, end));
+        let commits = 8 * BOUND / STATE as u64;
+        for _ in 0..commits {
+            store.commit(append("a", vec![7; STATE]).into()).unwrap();
+            most = most.max(store.inspect().unwrap().wal_bytes);
+        }
+        end.store(true, Ordering::SeqCst);
+        assert_eq!(numbers(&store, "a").len() as u64, commits);
+    });
+    println!("at most {most} bytes of {BOUND}");
+    assert!(most < BOUND, "{most}");
+}
+
+#[test]
+fn a_log_that_nobody_reads_is_cut_to_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    store.commit(append("a", vec![7; STATE]).into()).unwrap();
+    let shortened = store.shorten_log().unwrap();
+    assert!(shortened.bytes_before > STATE as u64, "{shortened:?}");
+    assert_eq!(shortened.bytes_after, 0);
+    assert_eq!(numbers(&store, "a"), [1]);
+}
