@@ -13,12 +13,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use agentos_core::crash_point;
+use agentos_core::{StorageError, crash_point};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
 
 use super::file_system::free_bytes;
 use super::paths::{BALLAST, with_suffix};
+
+/// With less free space than this, an I/O error may be one of a full disk.
+const FULL_BELOW_BYTES: u64 = 1 << 20;
 
 /// The ballast of one database.
 #[derive(Debug)]
@@ -111,6 +114,13 @@ impl Ballast {
         }
     }
 
+    /// Gives its room up if that may be what an error asks for; `false` when it
+    /// is not, or there was none to give.
+    pub(crate) fn give_up_for(&self, error: &StorageError) -> bool {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        may_be_full(error, directory) && self.give_up()
+    }
+
     /// Gives its room up; `false` when there was none to give.
     pub(crate) fn give_up(&self) -> bool {
         if self.bytes == 0 || fs::metadata(&self.path).map_or(0, |found| found.len()) == 0 {
@@ -121,6 +131,10 @@ impl Ballast {
                 crash_point!("ballast.before_giving_up");
                 let given = file.set_len(0).is_ok();
                 crash_point!("ballast.given_up");
+                tracing::error!(
+                    bytes = self.bytes,
+                    "the disk is full: the ballast is given up"
+                );
                 given
             }
             Err(error) => {
@@ -128,6 +142,16 @@ impl Ballast {
                 false
             }
         }
+    }
+}
+
+/// Whether an error of the engine is one of a full disk. SQLite says so of some
+/// files only; of others it says that they could not be opened or grown.
+fn may_be_full(error: &StorageError, directory: &Path) -> bool {
+    match error {
+        StorageError::DiskFull(_) => true,
+        StorageError::Io(_) => free_bytes(directory).is_ok_and(|free| free < FULL_BELOW_BYTES),
+        _ => false,
     }
 }
 

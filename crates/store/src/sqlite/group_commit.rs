@@ -145,6 +145,16 @@ impl SqliteWriter {
         }
     }
 
+    fn give_up_for(&self, error: &StorageError) -> bool {
+        let given_up = self.ballast.give_up_for(error);
+        if given_up {
+            self.counters
+                .ballast_given_up
+                .fetch_add(1, Ordering::Relaxed);
+        }
+        given_up
+    }
+
     fn reopen(&mut self) -> Result<(), StorageError> {
         if self.connection.is_some() {
             return Ok(());
@@ -356,7 +366,16 @@ impl Writer for SqliteWriter {
 
     fn take_turn(&mut self, deadline: &Deadline) -> Result<Held, Answer> {
         let turn = self.lock.acquire(deadline).map_err(Err)?;
-        self.reopen().map_err(Err)?;
+        self.reopen()
+            .or_else(|error| {
+                // A full disk must not keep anybody from recovering.
+                if self.give_up_for(&error) {
+                    self.reopen()
+                } else {
+                    Err(error)
+                }
+            })
+            .map_err(Err)?;
         Ok(turn)
     }
 
@@ -364,11 +383,9 @@ impl Writer for SqliteWriter {
         let jobs: Vec<&Job> = jobs.iter().collect();
         let mut answers = self.run_jobs(&jobs, deadline);
         let is_full = |answer: &Answer| matches!(answer, Err(StorageError::DiskFull(_)));
-        if answers.iter().any(is_full) && self.ballast.give_up() {
-            self.counters
-                .ballast_given_up
-                .fetch_add(1, Ordering::Relaxed);
-            tracing::error!("the disk is full: the ballast is given up");
+        let full = answers.iter().find(|answer| is_full(answer));
+        let full = full.and_then(|answer| answer.as_ref().err());
+        if full.is_some_and(|error| self.give_up_for(error)) {
             // Now there is room for what frees more of it.
             let again: Vec<usize> = (0..jobs.len())
                 .filter(|&place| is_full(&answers[place]) && jobs[place].frees_space())

@@ -20,7 +20,6 @@ use super::connection::{
 use super::create::{clear_leftover, create};
 use super::doctor::{check_place, identity_of, look_through, was_left_open};
 use super::error::{SqliteError, of_io, of_sqlite};
-use super::file_system::free_bytes;
 use super::group_commit::{Counters, SqliteWriter};
 use super::migrate::{self, MIGRATIONS, SCHEMA_VERSION};
 use super::paths::{resolve, with_suffix};
@@ -32,10 +31,6 @@ use super::write_lock::WriteLock;
 /// From so many waiting callers on, a leader commits more than one group.
 const CROWD: usize = 8;
 
-/// With less free space than this, an I/O error may be one of a full disk:
-/// SQLite says so of some files only.
-const FULL_BELOW_BYTES: u64 = 1 << 20;
-
 pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
     config.check()?;
     check_version(rusqlite::version_number())?;
@@ -44,22 +39,11 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
     let ballast = Ballast::new(&path, config.ballast_bytes);
     let store = match open_at(path.clone(), config.clone()) {
         // A full disk must not keep anybody from recovering.
-        Err(error) if may_be_full(&error, &path) && ballast.give_up() => open_at(path, config),
+        Err(error) if ballast.give_up_for(&error) => open_at(path, config),
         opened => opened,
     }?;
     store.warn();
     Ok(store)
-}
-
-fn may_be_full(error: &StorageError, path: &Path) -> bool {
-    match error {
-        StorageError::DiskFull(_) => true,
-        StorageError::Io(_) => {
-            let directory = path.parent().unwrap_or(Path::new("/"));
-            free_bytes(directory).is_ok_and(|free| free < FULL_BELOW_BYTES)
-        }
-        _ => false,
-    }
 }
 
 fn open_at(path: PathBuf, config: Config) -> Result<SqliteStore, StorageError> {
