@@ -8,10 +8,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use agentos_core::{
-    Audit, Checkpoint, CheckpointStorage, CheckpointSummary, Codec, Commit, Cursor, EvidenceResult,
-    FoundCheckpoint, Limits, LogShortened, Page, Receipt, Reclaimed, RowAnswer, RowQuestion,
-    RowStorage, SequenceNumber, Snapshot, Storage, StorageError, Task, TaskId, TaskStatus,
-    TaskStorage, Timestamp, UpkeepStorage,
+    Audit, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage, CheckpointSummary, Codec,
+    Commit, Cursor, EvidenceResult, FoundCheckpoint, Limits, LogShortened, Page, Prunable,
+    PruneCheckpoints, PruneRows, Receipt, Reclaimed, RetentionStorage, RowAnswer, RowMark,
+    RowQuestion, RowStorage, SequenceNumber, Snapshot, Storage, StorageError, Task, TaskId,
+    TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
 };
 use agentos_tests::{Open, append, fresh, new_task, task_id};
 use rusqlite::Connection;
@@ -209,6 +210,28 @@ impl CheckpointStorage for Canary {
 impl RowStorage for Canary {
     fn ask_row(&self, question: &RowQuestion) -> Result<RowAnswer, StorageError> {
         self.answer(self.store.ask_row(question))
+    }
+}
+
+impl RetentionStorage for Canary {
+    fn checkpoint_span(&self, task: &TaskId) -> Result<Option<CheckpointSpan>, StorageError> {
+        self.answer(self.store.checkpoint_span(task))
+    }
+
+    fn prunable_checkpoints(&self, plan: &PruneCheckpoints) -> Result<Prunable, StorageError> {
+        self.answer(self.store.prunable_checkpoints(plan))
+    }
+
+    fn rows_beyond(
+        &self,
+        table: BoundedTable,
+        max_rows: u64,
+    ) -> Result<Option<RowMark>, StorageError> {
+        self.answer(self.store.rows_beyond(table, max_rows))
+    }
+
+    fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError> {
+        self.answer(self.store.prunable_rows(plan))
     }
 }
 

@@ -41,6 +41,7 @@ mod manager;
 mod new_checkpoint;
 mod paths;
 mod resume;
+mod retention;
 mod state;
 mod sync;
 mod verify;
@@ -54,5 +55,6 @@ pub use evidence::{
 pub use manager::CheckpointManager;
 pub use new_checkpoint::NewCheckpoint;
 pub use resume::{Label, PassedOver, PassedOverReason, Resume, Resumed};
+pub use retention::{Pruning, PruningPlan, plan_pruning, prune};
 pub use state::{OldState, ReadState, StateFormat};
 pub use verify::Report;

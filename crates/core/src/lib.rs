@@ -40,8 +40,8 @@ pub use error::{BoxError, InvalidInput, LimitExceeded, StorageError};
 pub use ids::{SequenceNumber, TaskId};
 pub use limits::Limits;
 pub use parts::{
-    AppendCheckpoint, AuditLine, Commit, Part, PartOutcome, Receipt, RecordVerification,
-    SetTaskStatus,
+    AppendCheckpoint, AuditLine, Commit, KeptFor, Part, PartOutcome, PruneCandidate,
+    PruneCheckpoints, PruneRows, Pruned, Receipt, RecordVerification, SetTaskStatus,
 };
 pub use records::audit::Audit;
 pub use records::checkpoint::{
@@ -49,11 +49,12 @@ pub use records::checkpoint::{
     FoundCheckpoint, Snapshot, Verification,
 };
 pub use records::key::KeyStatus;
+pub use records::retention::{BoundedTable, CheckpointRule, Retention, RowMark, RowRule};
 pub use records::row::{RowAnswer, RowQuestion, RowSource, RowValue};
 pub use records::task::{NewTask, Task, TaskStatus};
 pub use records::work_item::WorkItemStatus;
 pub use storage::{
-    CheckpointStorage, Cursor, LogShortened, Page, Reclaimed, RowStorage, Storage, TaskStorage,
-    UpkeepStorage,
+    CheckpointSpan, CheckpointStorage, Cursor, LogShortened, Page, Prunable, Reclaimed,
+    RetentionStorage, RowStorage, Storage, TaskStorage, UpkeepStorage,
 };
 pub use time::{Clock, Deadline, ManualClock, Stopwatch, SystemClock, Timestamp};

@@ -68,6 +68,47 @@ pub const LOG_BYTES_MAX: u64 = 1 << 40;
 /// How long an integrity check is fresh, unless configured otherwise.
 pub const INTEGRITY_AGE_DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
 
+/// Checkpoints kept of each task, unless configured otherwise.
+pub const CHECKPOINTS_KEPT_DEFAULT: u32 = 100;
+/// Audit lines kept, unless configured otherwise.
+pub const AUDIT_ROWS_DEFAULT: u64 = 1_000_000;
+/// How long a work item stays that succeeded or was cancelled, unless
+/// configured otherwise.
+pub const FINISHED_ITEM_AGE_DEFAULT: Duration = Duration::from_secs(7 * 86_400);
+/// Work items kept that succeeded or were cancelled, unless configured otherwise.
+pub const FINISHED_ITEM_ROWS_DEFAULT: u64 = 100_000;
+/// How long a dead letter stays, unless configured otherwise: Sidekiq's
+/// `dead_timeout_in_seconds`.
+pub const DEAD_LETTER_AGE_DEFAULT: Duration = Duration::from_secs(180 * 86_400);
+/// Dead letters kept, unless configured otherwise: Sidekiq's `dead_max_jobs`.
+pub const DEAD_LETTER_ROWS_DEFAULT: u64 = 10_000;
+/// Attempts that are kept of one work item, the newest. The schema holds it.
+pub const ATTEMPTS_PER_ITEM_MAX: u32 = 100;
+/// Results of integrity checks that are kept, the newest. The schema holds it.
+pub const INTEGRITY_CHECKS_MAX: u32 = 1000;
+
+/// Most rows that one batch of pruning looks at.
+pub const PRUNE_ROWS_MAX: u32 = 1000;
+/// Bytes of state after which a batch of pruning ends.
+pub const PRUNE_BYTES_PER_BATCH: u64 = 16 << 20;
+/// Time after which a batch of pruning ends: others wait for its lock.
+pub const PRUNE_TIME_PER_BATCH: Duration = Duration::from_millis(4);
+
+/// Pause between two passes of upkeep, unless configured otherwise.
+pub const UPKEEP_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);
+/// Shortest pause between two passes of upkeep.
+pub const UPKEEP_INTERVAL_MIN: Duration = Duration::from_millis(10);
+/// Longest pause between two passes of upkeep.
+pub const UPKEEP_INTERVAL_MAX: Duration = Duration::from_secs(7 * 86_400);
+/// Pause between two batches of upkeep, unless configured otherwise: writers
+/// get in.
+pub const UPKEEP_PAUSE_DEFAULT: Duration = Duration::from_millis(5);
+/// Longest pause between two batches of upkeep.
+pub const UPKEEP_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Unused bytes that upkeep leaves in the file for what comes next, unless
+/// configured otherwise.
+pub const FREE_BYTES_KEPT_DEFAULT: u64 = 16 << 20;
+
 /// How long a rechecked command may run, unless configured otherwise.
 pub const RECHECK_TIMEOUT_DEFAULT: Duration = Duration::from_secs(30);
 /// Longest time a rechecked command can be given.
@@ -84,6 +125,11 @@ const _: () = {
     assert!(0 < READERS_DEFAULT && READERS_DEFAULT <= READERS_MAX);
     assert!(BALLAST_BYTES_DEFAULT <= BALLAST_BYTES_MAX);
     assert!(LOG_BYTES_MIN <= LOG_BYTES_DEFAULT && LOG_BYTES_DEFAULT <= LOG_BYTES_MAX);
+    assert!(0 < CHECKPOINTS_KEPT_DEFAULT && 0 < PRUNE_ROWS_MAX);
+    assert!(PRUNE_TIME_PER_BATCH.as_millis() < BUSY_TIMEOUT_DEFAULT.as_millis());
+    assert!(UPKEEP_INTERVAL_MIN.as_millis() <= UPKEEP_INTERVAL_DEFAULT.as_millis());
+    assert!(UPKEEP_INTERVAL_DEFAULT.as_millis() <= UPKEEP_INTERVAL_MAX.as_millis());
+    assert!(UPKEEP_PAUSE_DEFAULT.as_millis() <= UPKEEP_PAUSE_MAX.as_millis());
     assert!(RECHECK_TIMEOUT_DEFAULT.as_millis() <= RECHECK_TIMEOUT_MAX.as_millis());
 };
 

@@ -4,6 +4,8 @@
 //! is data it can be queued, shared in one transaction with others, run again,
 //! sent to another engine, or replayed by a model in a test.
 
+mod prune;
+
 use std::collections::HashSet;
 
 use serde_json::Value;
@@ -17,7 +19,10 @@ use crate::limits::{
 use crate::records::checkpoint::{
     Appended, CheckpointType, EvidenceResult, Snapshot, Verification,
 };
+use crate::records::retention::RowMark;
 use crate::records::task::{NewTask, Task, TaskStatus, check_metadata};
+
+pub use self::prune::{KeptFor, PruneCandidate, PruneCheckpoints, PruneRows, Pruned};
 
 /// Changes that become visible together, or not at all.
 ///
@@ -60,6 +65,10 @@ impl Commit {
             return Err(InvalidInput::new("commit", "has no parts").into());
         }
         check_size("parts per commit", self.parts.len(), PARTS_PER_COMMIT_MAX)?;
+        // Each may take its whole budget of time under the write lock.
+        if 1 < self.parts.iter().filter(|part| part.frees_space()).count() {
+            return Err(InvalidInput::new("commit", "prunes more than once").into());
+        }
         self.parts.iter().try_for_each(|part| part.check(limits))
     }
 }
@@ -83,12 +92,17 @@ pub enum Part {
     RecordVerification(RecordVerification),
     /// Writes an audit line of the user's own.
     Audit(AuditLine),
+    /// Removes old checkpoints of a task.
+    PruneCheckpoints(PruneCheckpoints),
+    /// Removes old rows of a table.
+    PruneRows(PruneRows),
 }
 
 impl Part {
     /// Whether it frees space.
     pub fn frees_space(&self) -> bool {
         match self {
+            Part::PruneCheckpoints(_) | Part::PruneRows(_) => true,
             Part::CreateTask(_)
             | Part::SetTaskStatus(_)
             | Part::AppendCheckpoint(_)
@@ -108,6 +122,8 @@ impl Part {
                 check_reason(line.reason.as_deref())?;
                 check_metadata(&line.detail, limits)
             }
+            Part::PruneCheckpoints(plan) => plan.check(),
+            Part::PruneRows(plan) => plan.check(),
         }
     }
 }
@@ -293,6 +309,8 @@ part_from! {
     AppendCheckpoint => |record| Part::AppendCheckpoint(Box::new(record));
     RecordVerification => Part::RecordVerification;
     AuditLine => Part::Audit;
+    PruneCheckpoints => Part::PruneCheckpoints;
+    PruneRows => Part::PruneRows;
 }
 
 /// What a commit did, part by part.
@@ -335,6 +353,12 @@ pub enum PartOutcome {
     VerificationRecorded,
     /// The audit line was written.
     Audited,
+    /// The batch of checkpoints was removed.
+    CheckpointsPruned(Pruned<SequenceNumber>),
+    /// The batch of rows was removed.
+    RowsPruned(Pruned<RowMark>),
+    /// What the plan relied on is no longer so. Nothing was removed: plan again.
+    PruneStale,
 }
 
 #[cfg(test)]

@@ -47,6 +47,13 @@ impl Timestamp {
         Timestamp::from_unix_micros(self.0.saturating_add(micros))
     }
 
+    /// Earlier by `duration`, at least [`Timestamp::MIN`].
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Timestamp {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        Timestamp::from_unix_micros(self.0.saturating_sub(micros))
+    }
+
     /// As `YYYY-MM-DD HH:MM:SS.ffffff`.
     pub fn to_text(self) -> String {
         let moment = jiff::Timestamp::from_microsecond(self.0)
@@ -282,5 +289,8 @@ mod tests {
         assert_eq!(Timestamp::from_unix_micros(i64::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::from_unix_micros(i64::MIN), Timestamp::MIN);
         assert_eq!(Timestamp::MAX.plus(Duration::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp::MAX.minus(Duration::MAX), Timestamp::MIN);
+        let moment = Timestamp::from_unix_micros(7);
+        assert_eq!(moment.minus(Duration::from_micros(9)).unix_micros(), -2);
     }
 }

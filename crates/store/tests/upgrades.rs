@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 
 const START: Timestamp = Timestamp::from_unix_micros(1_769_644_801_000_042);
 
-/// Seals of the file of version 1, in the order of its checkpoints: a later
+/// Seals of the files of every version, in the order of its checkpoints: a later
 /// build that computes them otherwise can no longer read what was stored.
 const SEALS: [&str; 4] = [
     "ad1dd3d2fed9704be8ebf54e4f41116fa6762bbecafdaec6cc4229a230e25469",
@@ -90,7 +90,26 @@ fn write(path: &Path) {
     }
     let line = AuditLine::new(task(), "noted").detail(json!({"by": "operator"}));
     commit(line.into());
+    drop(store);
+    let connection = rusqlite::Connection::open(path).expect("a database");
+    connection.execute_batch(WORK).expect("rows in SQL");
+    connection.close().expect("a closed database");
 }
+
+/// What no interface makes yet: a work item under a lease that works from
+/// checkpoint 2, its attempts, and an integrity check.
+const WORK: &str = "
+    INSERT INTO work_items (work_item_id, task_id, work_type, status, attempts, max_attempts,
+        available_at, created_at, updated_at)
+    SELECT 7, task_id, 'page', 'pending', 2, 5, created_at, created_at, created_at FROM tasks;
+    UPDATE work_items SET status = 'in_progress', lease_holder = 'w', lease_incarnation = 'i',
+        lease_token = 2, lease_acquired_at = created_at, lease_expires_at = created_at,
+        lease_boot_id = 'b', lease_deadline_us = 1, checkpoint_sequence = 2;
+    INSERT INTO work_attempts (work_item_id, number, worker, incarnation, started_at, ended_at,
+        outcome, error)
+    SELECT 7, 1, 'w', 'h', created_at, created_at, 'failed', 'no such page' FROM tasks
+    UNION ALL SELECT 7, 2, 'w', 'i', created_at, NULL, NULL, NULL FROM tasks;
+    INSERT INTO integrity_checks (problems, checked_at) SELECT 0, created_at FROM tasks;";
 
 /// Not a test: writes the file of the newest version when a migration was
 /// added, with `AGENTOS_WRITE_FIXTURE=1`. Once, by the build that introduces the
@@ -124,7 +143,31 @@ fn copy(version: u32) -> (tempfile::TempDir, PathBuf) {
 
 #[test]
 fn a_file_of_version_one_is_read_back_exactly() {
-    let (_directory, path) = copy(1);
+    is_read_back_exactly(1);
+}
+
+#[test]
+fn a_file_of_version_two_is_read_back_exactly() {
+    is_read_back_exactly(2);
+    let (_directory, path) = copy(2);
+    drop(SqliteStore::open(Config::at(&path)).unwrap());
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    let row: (i64, i64, i64, String) = connection
+        .query_row(
+            "SELECT checkpoint_sequence,
+                 (SELECT count(*) FROM work_attempts WHERE work_item_id = 7 AND worker = 'w'),
+                 (SELECT problems FROM integrity_checks),
+                 (SELECT error FROM work_attempts WHERE outcome = 'failed')
+             FROM work_items WHERE work_item_id = 7 AND status = 'in_progress'",
+            [],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)),
+        )
+        .unwrap();
+    assert_eq!(row, (2, 2, 0, "no such page".into()));
+}
+
+fn is_read_back_exactly(version: u32) {
+    let (_directory, path) = copy(version);
     let store = SqliteStore::open(Config::at(&path)).unwrap();
     let found = store.task(&task()).unwrap().unwrap();
     assert_eq!(found.status, TaskStatus::Running);
@@ -169,14 +212,20 @@ fn a_file_of_version_one_is_read_back_exactly() {
 }
 
 #[test]
-fn a_file_of_version_one_goes_on_where_it_ended() {
-    let (_directory, path) = copy(1);
+fn a_file_of_each_version_goes_on_where_it_ended() {
+    for version in 1..=2 {
+        goes_on_where_it_ended(version);
+    }
+}
+
+fn goes_on_where_it_ended(version: u32) {
+    let (_directory, path) = copy(version);
     let store = SqliteStore::open(Config::at(&path)).unwrap();
     let new = AppendCheckpoint::new(task(), CheckpointType::ManualCheckpoint);
     let receipt = store.commit(new.into()).unwrap();
     assert_eq!(receipt.appended().next().unwrap().sequence.get(), 5);
     let version = store.inspect().unwrap().pragmas["user_version"];
-    assert_eq!(version, 1, "the newest version of this build");
+    assert_eq!(version, 2, "the newest version of this build");
 }
 
 /// Every version has its file: who adds a migration adds a fixture.

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod checkpoint;
 pub mod key;
+pub mod retention;
 pub mod row;
 pub mod task;
 pub mod work_item;

@@ -5,6 +5,7 @@
 //! time: the engine owns the clock.
 
 mod checkpoints;
+mod retention;
 mod rows;
 mod tasks;
 mod upkeep;
@@ -12,6 +13,7 @@ mod upkeep;
 use std::path::PathBuf;
 
 pub use checkpoints::CheckpointStorage;
+pub use retention::{CheckpointSpan, Prunable, RetentionStorage};
 pub use rows::RowStorage;
 pub use tasks::TaskStorage;
 pub use upkeep::{LogShortened, Reclaimed, UpkeepStorage};
@@ -24,7 +26,7 @@ use crate::time::Timestamp;
 
 /// An engine that keeps tasks and checkpoints.
 pub trait Storage:
-    TaskStorage + CheckpointStorage + RowStorage + UpkeepStorage + Send + Sync
+    TaskStorage + CheckpointStorage + RowStorage + RetentionStorage + UpkeepStorage + Send + Sync
 {
     /// Applies all parts of a commit, or none of them.
     ///

@@ -10,7 +10,7 @@ use agentos_core::{
 use rusqlite::{CachedStatement, Connection, OptionalExtension, named_params, params};
 
 use super::error::of;
-use super::{checkpoints, statements, tasks};
+use super::{checkpoints, prune, statements, tasks};
 
 /// Applies a commit's parts in order. On an error some may have been applied:
 /// the caller rolls back.
@@ -47,6 +47,8 @@ impl Apply<'_> {
             Part::AppendCheckpoint(checkpoint) => self.append_checkpoint(checkpoint),
             Part::RecordVerification(record) => self.record_verification(record),
             Part::Audit(line) => self.audit(line),
+            Part::PruneCheckpoints(plan) => prune::prune_checkpoints(self.connection, plan),
+            Part::PruneRows(plan) => prune::prune_rows(self.connection, plan, self.now),
         }
     }
 

@@ -28,6 +28,34 @@ statements! {
     EVIDENCE_LIST = "evidence/list.sql";
     INTEGRITY_LAST_SOUND = "integrity/last_sound.sql";
     INTEGRITY_NOTE = "integrity/note.sql";
+    RETENTION_AUDITS_BEYOND = "retention/audits_beyond.sql";
+    RETENTION_AUDITS_COUNT = "retention/audits_count.sql";
+    RETENTION_AUDITS_DELETE = "retention/audits_delete.sql";
+    RETENTION_AUDITS_FIRST_YOUNG = "retention/audits_first_young.sql";
+    RETENTION_AUDITS_OLDEST = "retention/audits_oldest.sql";
+    RETENTION_CHECKPOINTS_DELETE = "retention/checkpoints_delete.sql";
+    RETENTION_CHECKPOINTS_LEASED = "retention/checkpoints_leased.sql";
+    RETENTION_CHECKPOINTS_OLDEST = "retention/checkpoints_oldest.sql";
+    RETENTION_CHECKPOINTS_OLDEST_NUMBER = "retention/checkpoints_oldest_number.sql";
+    RETENTION_CHECKPOINTS_RESUMABLE = "retention/checkpoints_resumable.sql";
+    RETENTION_CHECKPOINTS_ROWS = "retention/checkpoints_rows.sql";
+    RETENTION_DEAD_LETTERS_BEYOND = "retention/dead_letters_beyond.sql";
+    RETENTION_DEAD_LETTERS_COUNT = "retention/dead_letters_count.sql";
+    RETENTION_DEAD_LETTERS_OLDEST = "retention/dead_letters_oldest.sql";
+    RETENTION_KEYS_BEYOND = "retention/keys_beyond.sql";
+    RETENTION_KEYS_COUNT = "retention/keys_count.sql";
+    RETENTION_KEYS_DELETE = "retention/keys_delete.sql";
+    RETENTION_KEYS_EXPIRED_COUNT = "retention/keys_expired_count.sql";
+    RETENTION_KEYS_EXPIRED_OLDEST = "retention/keys_expired_oldest.sql";
+    RETENTION_KEYS_OLDEST = "retention/keys_oldest.sql";
+    RETENTION_TASKS_BEYOND = "retention/tasks_beyond.sql";
+    RETENTION_TASKS_COUNT = "retention/tasks_count.sql";
+    RETENTION_TASKS_DELETE = "retention/tasks_delete.sql";
+    RETENTION_TASKS_OLDEST = "retention/tasks_oldest.sql";
+    RETENTION_WORK_ITEMS_BEYOND = "retention/work_items_beyond.sql";
+    RETENTION_WORK_ITEMS_COUNT = "retention/work_items_count.sql";
+    RETENTION_WORK_ITEMS_DELETE = "retention/work_items_delete.sql";
+    RETENTION_WORK_ITEMS_OLDEST = "retention/work_items_oldest.sql";
     TASKS_GET = "tasks/get.sql";
     TASKS_INSERT = "tasks/insert.sql";
     TASKS_LIST = "tasks/list.sql";
@@ -76,7 +104,8 @@ mod tests {
     /// The statements whose costs would grow with history: they scan or sort.
     fn growing(connection: &Connection) -> Vec<&'static str> {
         let grows = |sql| {
-            let plan = plan(connection, sql);
+            // A row of constants is no table.
+            let plan = plan(connection, sql).replace("SCAN CONSTANT ROW", "");
             plan.contains("SCAN") || plan.contains("TEMP B-TREE")
         };
         ALL.iter()

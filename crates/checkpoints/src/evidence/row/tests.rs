@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use agentos_core::{
-    Audit, Checkpoint, CheckpointStorage, CheckpointSummary, Commit, Cursor, EvidenceResult,
-    FoundCheckpoint, Limits, LogShortened, Page, Receipt, Reclaimed, RowStorage, SequenceNumber,
-    Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
+    Audit, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage, CheckpointSummary, Commit,
+    Cursor, EvidenceResult, FoundCheckpoint, Limits, LogShortened, Page, Prunable,
+    PruneCheckpoints, PruneRows, Receipt, Reclaimed, RetentionStorage, RowMark, RowStorage,
+    SequenceNumber, Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
 };
 
 use super::*;
@@ -148,6 +149,24 @@ impl CheckpointStorage for Unwilling {
 
 impl RowStorage for Unwilling {
     fn ask_row(&self, _: &RowQuestion) -> Result<RowAnswer, StorageError> {
+        Err((self.0)())
+    }
+}
+
+impl RetentionStorage for Unwilling {
+    fn checkpoint_span(&self, _: &TaskId) -> Result<Option<CheckpointSpan>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn prunable_checkpoints(&self, _: &PruneCheckpoints) -> Result<Prunable, StorageError> {
+        Err((self.0)())
+    }
+
+    fn rows_beyond(&self, _: BoundedTable, _: u64) -> Result<Option<RowMark>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn prunable_rows(&self, _: &PruneRows) -> Result<Prunable, StorageError> {
         Err((self.0)())
     }
 }

@@ -1,0 +1,473 @@
+//! Removes what retention does not keep, inside the transaction of its group.
+//!
+//! A batch is bounded by rows, bytes and time, since everybody else waits for
+//! its lock. Rows go one by one, the oldest first, each found by an index: what
+//! the plan relied on is looked at again here, under the lock. The newest
+//! checkpoint of a task never goes, unless the task goes.
+
+use agentos_core::limits::{PRUNE_BYTES_PER_BATCH, PRUNE_TIME_PER_BATCH};
+use agentos_core::{
+    BoundedTable, PartOutcome, PruneCandidate, PruneCheckpoints, PruneRows, Pruned, RowMark,
+    SequenceNumber, Stopwatch, StorageError, TaskId, Timestamp, Verification, crash_point,
+};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, named_params};
+
+use super::error::of;
+use super::{checkpoints, statements};
+
+const CONTEXT: &str = "pruning";
+
+/// What is left of a batch.
+struct Budget {
+    watch: Stopwatch,
+    rows: u32,
+    bytes: u64,
+}
+
+impl Budget {
+    fn of(rows: u32) -> Budget {
+        Budget {
+            watch: Stopwatch::start(),
+            rows,
+            bytes: PRUNE_BYTES_PER_BATCH,
+        }
+    }
+
+    fn is_spent(&self) -> bool {
+        self.rows == 0 || self.bytes == 0 || PRUNE_TIME_PER_BATCH <= self.watch.elapsed()
+    }
+
+    fn spend(&mut self, bytes: u64) {
+        self.rows = self.rows.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(bytes);
+    }
+}
+
+/// Removes a batch of a task's checkpoints.
+pub(crate) fn prune_checkpoints(
+    connection: &Connection,
+    plan: &PruneCheckpoints,
+) -> Result<PartOutcome, StorageError> {
+    if is_stale(connection, plan)? {
+        return Ok(PartOutcome::PruneStale);
+    }
+    let leased = leased(connection, &plan.task, plan.up_to)?;
+    let mut budget = Budget::of(plan.rows);
+    let mut pruned = Pruned {
+        removed: 0,
+        bytes: 0,
+        next: None,
+    };
+    let mut from = plan.from;
+    while let Some(row) = OldCheckpoint::find(connection, &plan.task, from, plan.up_to)? {
+        if budget.is_spent() {
+            pruned.next = Some(row.sequence);
+            break;
+        }
+        let stays = plan.keeps(&row.candidate(&leased)).is_some();
+        if !stays {
+            row.delete(connection)?;
+            pruned.removed += 1;
+            pruned.bytes += row.bytes;
+        }
+        budget.spend(if stays { 0 } else { row.bytes });
+        match row.sequence.get().checked_add(1).map(SequenceNumber::new) {
+            Some(Ok(next)) => from = next,
+            _ => break,
+        }
+    }
+    crash_point!("prune.checkpoints_deleted");
+    Ok(PartOutcome::CheckpointsPruned(pruned))
+}
+
+/// Whether the plan rests on what is no longer so.
+fn is_stale(connection: &Connection, plan: &PruneCheckpoints) -> Result<bool, StorageError> {
+    let newest: Option<i64> = prepare(connection, statements::CHECKPOINTS_NEWEST_NUMBER)?
+        .query_row(
+            named_params! { ":task": plan.task.as_str(), ":below": i64::MAX },
+            |row| row.get(0),
+        )
+        .optional()
+        .map_err(|error| of(&error, CONTEXT))?;
+    if newest.is_none_or(|newest| newest <= plan.up_to.get().cast_signed()) {
+        return Ok(true);
+    }
+    let Some(protect) = plan.protect else {
+        return Ok(false);
+    };
+    let resumable = prepare(connection, statements::RETENTION_CHECKPOINTS_RESUMABLE)?
+        .exists(named_params! {
+            ":task": plan.task.as_str(),
+            ":sequence": protect.get().cast_signed(),
+        })
+        .map_err(|error| of(&error, CONTEXT))?;
+    Ok(!resumable)
+}
+
+/// The checkpoints, up to a number, that holders of open leases work from.
+pub(crate) fn leased(
+    connection: &Connection,
+    task: &TaskId,
+    up_to: SequenceNumber,
+) -> Result<Vec<i64>, StorageError> {
+    let read = || -> rusqlite::Result<Vec<i64>> {
+        connection
+            .prepare_cached(statements::RETENTION_CHECKPOINTS_LEASED)?
+            .query_map(
+                named_params! {
+                    ":task": task.as_str(),
+                    ":up_to": up_to.get().cast_signed(),
+                },
+                |row| row.get(0),
+            )?
+            .collect()
+    };
+    read().map_err(|error| of(&error, "reading which checkpoints are worked from"))
+}
+
+/// A checkpoint that a rule does not keep.
+struct OldCheckpoint {
+    key: i64,
+    sequence: SequenceNumber,
+    bytes: u64,
+    carries_state: bool,
+    verification: Verification,
+}
+
+impl OldCheckpoint {
+    /// The oldest of a task within these numbers.
+    fn find(
+        connection: &Connection,
+        task: &TaskId,
+        from: SequenceNumber,
+        up_to: SequenceNumber,
+    ) -> Result<Option<OldCheckpoint>, StorageError> {
+        let found = prepare(connection, statements::RETENTION_CHECKPOINTS_OLDEST)?
+            .query_row(
+                named_params! {
+                    ":task": task.as_str(),
+                    ":from": from.get().cast_signed(),
+                    ":up_to": up_to.get().cast_signed(),
+                },
+                |row| Ok((row.get(0)?, CandidateColumns::read(row, 1)?)),
+            )
+            .optional()
+            .map_err(|error| of(&error, CONTEXT))?;
+        let Some((key, columns)) = found else {
+            return Ok(None);
+        };
+        let (candidate, bytes) = columns.decode(task, &[])?;
+        // A damaged index could lead elsewhere: nothing is removed on its word.
+        if !(from..=up_to).contains(&candidate.sequence) {
+            let what = format!("the index of the checkpoints of task {:?}", task.as_str());
+            return Err(StorageError::corrupt(what, "it leads to another number"));
+        }
+        Ok(Some(OldCheckpoint {
+            key,
+            sequence: candidate.sequence,
+            bytes,
+            carries_state: candidate.carries_state,
+            verification: candidate.verification,
+        }))
+    }
+
+    fn candidate(&self, leased: &[i64]) -> PruneCandidate {
+        PruneCandidate {
+            sequence: self.sequence,
+            carries_state: self.carries_state,
+            verification: self.verification,
+            leased: leased.contains(&self.sequence.get().cast_signed()),
+        }
+    }
+
+    fn delete(&self, connection: &Connection) -> Result<(), StorageError> {
+        let deleted = prepare(connection, statements::RETENTION_CHECKPOINTS_DELETE)?
+            .execute(named_params! { ":checkpoint": self.key })
+            .map_err(|error| of(&error, CONTEXT))?;
+        assert_eq!(deleted, 1, "a row that was found under the lock is there");
+        Ok(())
+    }
+}
+
+/// The columns by which a checkpoint is judged.
+pub(crate) struct CandidateColumns {
+    sequence: i64,
+    bytes: i64,
+    carries_state: bool,
+    verification: String,
+}
+
+impl CandidateColumns {
+    /// Reads them from column `at` on.
+    pub(crate) fn read(row: &Row<'_>, at: usize) -> rusqlite::Result<CandidateColumns> {
+        Ok(CandidateColumns {
+            sequence: row.get(at)?,
+            bytes: row.get(at + 1)?,
+            carries_state: row.get(at + 2)?,
+            verification: row.get(at + 3)?,
+        })
+    }
+
+    /// With the bytes of its state. A word that is none of ours is no failed
+    /// one: such a row is damaged.
+    pub(crate) fn decode(
+        self,
+        task: &TaskId,
+        leased: &[i64],
+    ) -> Result<(PruneCandidate, u64), StorageError> {
+        let verification = Verification::parse(&self.verification).ok_or_else(|| {
+            let what = "unknown verification";
+            StorageError::corrupt_checkpoint(task.as_str(), self.sequence, what)
+        })?;
+        let candidate = PruneCandidate {
+            sequence: checkpoints::sequence(self.sequence)?,
+            carries_state: self.carries_state,
+            verification,
+            leased: leased.contains(&self.sequence),
+        };
+        Ok((candidate, u64::try_from(self.bytes).unwrap_or(0)))
+    }
+}
+
+/// The statements of a table.
+pub(crate) struct TableSql {
+    oldest: &'static str,
+    delete: &'static str,
+    pub(crate) beyond: &'static str,
+    pub(crate) count: &'static str,
+}
+
+/// The statements of this table.
+pub(crate) fn sql(table: BoundedTable) -> TableSql {
+    use super::statements as s;
+    let (oldest, delete, beyond, count) = match table {
+        BoundedTable::AuditLines => (
+            s::RETENTION_AUDITS_OLDEST,
+            s::RETENTION_AUDITS_DELETE,
+            s::RETENTION_AUDITS_BEYOND,
+            s::RETENTION_AUDITS_COUNT,
+        ),
+        BoundedTable::FinishedWorkItems => (
+            s::RETENTION_WORK_ITEMS_OLDEST,
+            s::RETENTION_WORK_ITEMS_DELETE,
+            s::RETENTION_WORK_ITEMS_BEYOND,
+            s::RETENTION_WORK_ITEMS_COUNT,
+        ),
+        BoundedTable::DeadLetters => (
+            s::RETENTION_DEAD_LETTERS_OLDEST,
+            s::RETENTION_WORK_ITEMS_DELETE,
+            s::RETENTION_DEAD_LETTERS_BEYOND,
+            s::RETENTION_DEAD_LETTERS_COUNT,
+        ),
+        BoundedTable::FinishedKeys => (
+            s::RETENTION_KEYS_OLDEST,
+            s::RETENTION_KEYS_DELETE,
+            s::RETENTION_KEYS_BEYOND,
+            s::RETENTION_KEYS_COUNT,
+        ),
+        BoundedTable::FinishedTasks => (
+            s::RETENTION_TASKS_OLDEST,
+            s::RETENTION_TASKS_DELETE,
+            s::RETENTION_TASKS_BEYOND,
+            s::RETENTION_TASKS_COUNT,
+        ),
+    };
+    TableSql {
+        oldest,
+        delete,
+        beyond,
+        count,
+    }
+}
+
+/// Removes a batch of a table's rows.
+pub(crate) fn prune_rows(
+    connection: &Connection,
+    plan: &PruneRows,
+    now: Timestamp,
+) -> Result<PartOutcome, StorageError> {
+    let mut pruned = Pruned {
+        removed: 0,
+        bytes: 0,
+        next: None,
+    };
+    let mut budget = Budget::of(plan.rows);
+    if plan.table == BoundedTable::FinishedKeys {
+        prune_expired(connection, now, &mut budget, &mut pruned)?;
+    }
+    let sql = sql(plan.table);
+    let before = plan.max_age.map(|age| now.minus(age));
+    let mut after = plan.after;
+    while before.is_some() || plan.up_to.is_some() {
+        let Some(row) = OldRow::find(connection, sql.oldest, plan.table, after)? else {
+            break;
+        };
+        let old = before.is_some_and(|before| row.at < before);
+        if !old && plan.up_to.is_none_or(|up_to| up_to < row.mark) {
+            break;
+        }
+        if budget.is_spent() {
+            pruned.next = Some(after);
+            break;
+        }
+        budget.spend(row.bytes);
+        if let Some((task, is_spoken_of)) = &row.task {
+            // A task that goes leaves no row behind that speaks of it. One that
+            // stays for that is passed over, and looked at again next time.
+            if *is_spoken_of {
+                after = row.mark;
+                continue;
+            }
+            if !prune_whole_task(connection, task, &mut budget)? {
+                pruned.next = Some(after);
+                break;
+            }
+        }
+        delete(connection, sql.delete, row.mark.key)?;
+        pruned.removed += 1;
+        pruned.bytes += row.bytes;
+        after = row.mark;
+    }
+    crash_point!("prune.rows_deleted");
+    Ok(PartOutcome::RowsPruned(pruned))
+}
+
+/// Removes keys whose time is over. Pending ones are in no index of these.
+fn prune_expired(
+    connection: &Connection,
+    now: Timestamp,
+    budget: &mut Budget,
+    pruned: &mut Pruned<RowMark>,
+) -> Result<(), StorageError> {
+    let now = now.to_text();
+    loop {
+        let found: Option<(i64, i64)> =
+            prepare(connection, statements::RETENTION_KEYS_EXPIRED_OLDEST)?
+                .query_row(named_params! { ":now": now }, |row| {
+                    Ok((row.get(0)?, row.get(2)?))
+                })
+                .optional()
+                .map_err(|error| of(&error, CONTEXT))?;
+        let Some((key, bytes)) = found else {
+            return Ok(());
+        };
+        if budget.is_spent() {
+            pruned.next = Some(RowMark::START);
+            return Ok(());
+        }
+        let bytes = u64::try_from(bytes).unwrap_or(0);
+        delete(connection, statements::RETENTION_KEYS_DELETE, key)?;
+        budget.spend(bytes);
+        pruned.removed += 1;
+        pruned.bytes += bytes;
+    }
+}
+
+/// Removes a task's checkpoints, all of them, the oldest first; `false` when the
+/// budget ended before they did.
+fn prune_whole_task(
+    connection: &Connection,
+    task: &TaskId,
+    budget: &mut Budget,
+) -> Result<bool, StorageError> {
+    let last = SequenceNumber::new(i64::MAX.unsigned_abs())?;
+    while let Some(row) = OldCheckpoint::find(connection, task, SequenceNumber::FIRST, last)? {
+        if budget.is_spent() {
+            return Ok(false);
+        }
+        row.delete(connection)?;
+        budget.spend(row.bytes);
+    }
+    Ok(true)
+}
+
+/// A row that a rule may not keep.
+struct OldRow {
+    mark: RowMark,
+    /// When it was last changed.
+    at: Timestamp,
+    bytes: u64,
+    /// Of a task: its id, and whether a work item speaks of it.
+    task: Option<(TaskId, bool)>,
+}
+
+impl OldRow {
+    fn find(
+        connection: &Connection,
+        sql: &str,
+        table: BoundedTable,
+        after: RowMark,
+    ) -> Result<Option<OldRow>, StorageError> {
+        let mut statement = prepare(connection, sql)?;
+        bind_mark(&mut statement, after).map_err(|error| of(&error, CONTEXT))?;
+        let mut rows = statement.raw_query();
+        let Some(row) = rows.next().map_err(|error| of(&error, CONTEXT))? else {
+            return Ok(None);
+        };
+        let read = |row: &Row<'_>| -> rusqlite::Result<(i64, String, i64)> {
+            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+        };
+        let (key, at, bytes) = read(row).map_err(|error| of(&error, CONTEXT))?;
+        let at = moment(table, key, &at)?;
+        let task = match table {
+            BoundedTable::FinishedTasks => {
+                let id: String = row.get(3).map_err(|error| of(&error, CONTEXT))?;
+                let is_spoken_of = row.get(4).map_err(|error| of(&error, CONTEXT))?;
+                Some((TaskId::new(id)?, is_spoken_of))
+            }
+            _ => None,
+        };
+        Ok(Some(OldRow {
+            mark: mark(table, at, key),
+            at,
+            bytes: u64::try_from(bytes).unwrap_or(0),
+            task,
+        }))
+    }
+}
+
+/// Binds what a statement knows of a mark.
+pub(crate) fn bind_mark(
+    statement: &mut CachedStatement<'_>,
+    mark: RowMark,
+) -> rusqlite::Result<()> {
+    if let Some(at) = statement.parameter_index(":at")? {
+        statement.raw_bind_parameter(at, mark.at.to_text())?;
+    }
+    if let Some(key) = statement.parameter_index(":key")? {
+        statement.raw_bind_parameter(key, mark.key)?;
+    }
+    Ok(())
+}
+
+/// The place of a row in its table's order. Audit lines are in the order of
+/// their numbers: their moment needs no index then.
+pub(crate) fn mark(table: BoundedTable, at: Timestamp, key: i64) -> RowMark {
+    match table {
+        BoundedTable::AuditLines => RowMark {
+            at: RowMark::START.at,
+            key,
+        },
+        _ => RowMark { at, key },
+    }
+}
+
+/// The stored moment of a row.
+pub(crate) fn moment(table: BoundedTable, key: i64, text: &str) -> Result<Timestamp, StorageError> {
+    Timestamp::parse(text)
+        .ok_or_else(|| StorageError::corrupt(format!("row {key} of {table:?}"), "its moment"))
+}
+
+fn delete(connection: &Connection, sql: &str, key: i64) -> Result<(), StorageError> {
+    let deleted = prepare(connection, sql)?
+        .execute(named_params! { ":key": key })
+        .map_err(|error| of(&error, CONTEXT))?;
+    assert_eq!(deleted, 1, "a row that was found under the lock is there");
+    Ok(())
+}
+
+fn prepare<'c>(connection: &'c Connection, sql: &str) -> Result<CachedStatement<'c>, StorageError> {
+    connection
+        .prepare_cached(sql)
+        .map_err(|error| of(&error, "preparing a statement"))
+}

@@ -1,0 +1,157 @@
+//! Reads for retention: what pruning would find, asked outside of any
+//! transaction of the writer.
+
+use agentos_core::{
+    BoundedTable, CheckpointSpan, Prunable, PruneCheckpoints, PruneRows, RetentionStorage, RowMark,
+    StorageError, TaskId, Timestamp,
+};
+use rusqlite::{Connection, OptionalExtension, named_params};
+
+use super::prune::{CandidateColumns, bind_mark, leased, mark, moment, sql};
+use super::readers::ReadError;
+use super::{SqliteStore, checkpoints, statements};
+
+impl RetentionStorage for SqliteStore {
+    fn checkpoint_span(&self, task: &TaskId) -> Result<Option<CheckpointSpan>, StorageError> {
+        self.readers
+            .read("reading which checkpoints there are", |connection| {
+                let oldest: Option<(i64, String)> = connection
+                    .prepare_cached(statements::RETENTION_CHECKPOINTS_OLDEST_NUMBER)?
+                    .query_row(named_params! { ":task": task.as_str() }, |row| {
+                        Ok((row.get(0)?, row.get(1)?))
+                    })
+                    .optional()?;
+                let newest: Option<i64> = connection
+                    .prepare_cached(statements::CHECKPOINTS_NEWEST_NUMBER)?
+                    .query_row(
+                        named_params! { ":task": task.as_str(), ":below": i64::MAX },
+                        |row| row.get(0),
+                    )
+                    .optional()?;
+                let (Some((oldest, created_at)), Some(newest)) = (oldest, newest) else {
+                    return Ok(None);
+                };
+                Ok(Some(CheckpointSpan {
+                    oldest: checkpoints::sequence(oldest)?,
+                    oldest_created_at: Timestamp::parse(&created_at),
+                    newest: checkpoints::sequence(newest)?,
+                }))
+            })
+    }
+
+    fn prunable_checkpoints(&self, plan: &PruneCheckpoints) -> Result<Prunable, StorageError> {
+        self.readers.read("counting old checkpoints", |connection| {
+            let leased = leased(connection, &plan.task, plan.up_to)?;
+            let mut prunable = Prunable::default();
+            let mut statement =
+                connection.prepare_cached(statements::RETENTION_CHECKPOINTS_ROWS)?;
+            let mut rows = statement.query(named_params! {
+                ":task": plan.task.as_str(),
+                ":from": plan.from.get().cast_signed(),
+                ":up_to": plan.up_to.get().cast_signed(),
+            })?;
+            while let Some(row) = rows.next()? {
+                let columns = CandidateColumns::read(row, 0)?;
+                let (candidate, bytes) = columns.decode(&plan.task, &leased)?;
+                match plan.keeps(&candidate) {
+                    Some(reason) => prunable.kept.push((candidate.sequence, reason)),
+                    None => {
+                        prunable.rows += 1;
+                        prunable.bytes += bytes;
+                    }
+                }
+            }
+            Ok(prunable)
+        })
+    }
+
+    fn rows_beyond(
+        &self,
+        table: BoundedTable,
+        max_rows: u64,
+    ) -> Result<Option<RowMark>, StorageError> {
+        self.readers.read("looking for old rows", |connection| {
+            let max_rows = i64::try_from(max_rows).unwrap_or(i64::MAX);
+            let found: Option<(String, Option<i64>)> = connection
+                .prepare_cached(sql(table).beyond)?
+                .query_row(named_params! { ":rows": max_rows }, |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .optional()?;
+            let Some((at, Some(key))) = found else {
+                return Ok(None);
+            };
+            let at = match table {
+                BoundedTable::AuditLines => RowMark::START.at,
+                _ => moment(table, key, &at)?,
+            };
+            Ok(Some(mark(table, at, key)).filter(|mark| RowMark::START < *mark))
+        })
+    }
+
+    fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError> {
+        let now = self.config.clock.wall();
+        self.readers.read("counting old rows", |connection| {
+            let up_to = newest_doomed(connection, plan, now)?;
+            let mut prunable = Prunable::default();
+            count(connection, sql(plan.table).count, up_to, now, &mut prunable)?;
+            if plan.table == BoundedTable::FinishedKeys {
+                let expired = statements::RETENTION_KEYS_EXPIRED_COUNT;
+                count(connection, expired, up_to, now, &mut prunable)?;
+            }
+            Ok(prunable)
+        })
+    }
+}
+
+/// Adds what a statement counts.
+fn count(
+    connection: &Connection,
+    sql: &str,
+    up_to: RowMark,
+    now: Timestamp,
+    prunable: &mut Prunable,
+) -> Result<(), ReadError> {
+    let mut statement = connection.prepare_cached(sql)?;
+    bind_mark(&mut statement, up_to)?;
+    if let Some(at) = statement.parameter_index(":now")? {
+        statement.raw_bind_parameter(at, now.to_text())?;
+    }
+    let mut rows = statement.raw_query();
+    if let Some(row) = rows.next()? {
+        let (rows, bytes): (i64, i64) = (row.get(0)?, row.get(1)?);
+        prunable.rows += u64::try_from(rows).unwrap_or(0);
+        prunable.bytes += u64::try_from(bytes).unwrap_or(0);
+    }
+    Ok(())
+}
+
+/// The last place in a table's order at which a row goes, by age or by number.
+fn newest_doomed(
+    connection: &Connection,
+    plan: &PruneRows,
+    now: Timestamp,
+) -> Result<RowMark, ReadError> {
+    let by_number = plan.up_to.unwrap_or(RowMark::START);
+    let Some(age) = plan.max_age else {
+        return Ok(by_number);
+    };
+    let before = now.minus(age);
+    if plan.table != BoundedTable::AuditLines {
+        // Keys begin at one: what is older stands before this.
+        let by_age = RowMark { at: before, key: 0 };
+        return Ok(by_number.max(by_age));
+    }
+    let first_young: Option<i64> = connection
+        .prepare_cached(statements::RETENTION_AUDITS_FIRST_YOUNG)?
+        .query_row(
+            named_params! { ":key": by_number.key, ":before": before.to_text() },
+            |row| row.get(1),
+        )
+        .optional()?;
+    let key = first_young.map_or(i64::MAX, |young| young - 1);
+    Ok(RowMark {
+        key,
+        ..RowMark::START
+    })
+}

@@ -1,0 +1,2 @@
+DELETE FROM task_audits
+WHERE audit_id = :key

@@ -1,0 +1,7 @@
+-- The row is found by the index, and nothing of its state is read.
+SELECT checkpoint_id, sequence_number, coalesce(state_bytes, 0), state_bytes IS NOT NULL,
+       verification
+FROM checkpoints
+WHERE task_id = :task AND sequence_number >= :from AND sequence_number <= :up_to
+ORDER BY sequence_number
+LIMIT 1

@@ -1,0 +1,6 @@
+SELECT key_id, expires_at, octet_length(coalesce(outcome, ''))
+FROM idempotency_keys INDEXED BY idx_idempotency_keys_expires
+WHERE expires_at IS NOT NULL AND status IN ('succeeded', 'failed')
+  AND expires_at <= :now
+ORDER BY expires_at
+LIMIT 1

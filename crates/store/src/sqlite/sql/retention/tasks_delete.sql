@@ -1,0 +1,2 @@
+DELETE FROM tasks
+WHERE task_key = :key

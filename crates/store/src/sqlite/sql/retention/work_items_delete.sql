@@ -1,0 +1,2 @@
+DELETE FROM work_items
+WHERE work_item_id = :key
