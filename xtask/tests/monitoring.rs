@@ -1,0 +1,182 @@
+//! What operators run, on what a scenario left behind: every statement through
+//! the `sqlite3` shell that they have, on a backup, the manual clean-up too, and
+//! the doctor afterwards.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use agentos_checkpoints::{CheckpointConfig, CheckpointManager, Resume};
+use agentos_core::{
+    AppendCheckpoint, CheckpointStorage, CheckpointType, Storage, TaskId, TaskStatus, TaskStorage,
+};
+use agentos_process::{CommandSpec, run};
+use agentos_store::sqlite::{Config, SqliteStore};
+
+const STATEMENTS: &str = include_str!("../../tests/fixtures/monitoring.sql");
+/// What the clean-up leaves of each task.
+const KEPT: usize = 100;
+
+/// The statements, each with the number in the comment above it.
+fn statements() -> Vec<(usize, String)> {
+    let parts = STATEMENTS.split("\n-- ").skip(1);
+    let numbered = parts.filter_map(|part| {
+        let (heading, text) = part.split_once('\n')?;
+        let number = heading.split_once(". ")?.0.parse().ok()?;
+        Some((number, text.trim().to_owned()))
+    });
+    numbered.collect()
+}
+
+/// Whether there is a shell. CI installs one, and says that it must be there.
+fn has_shell() -> bool {
+    let found = run(&CommandSpec::new("sqlite3").arg("-version")).is_ok_and(|end| end.success());
+    let needed = std::env::var_os("AGENTOS_NEEDS_SQLITE3").is_some();
+    assert!(found || !needed, "there is no sqlite3 shell");
+    found
+}
+
+/// What the shell answers, with foreign keys off, as an operator has them.
+fn shell(database: &Path, sql: &str) -> Vec<String> {
+    let spec = CommandSpec::new("sqlite3")
+        .args(["-bail", "-batch"])
+        .arg(database)
+        .stdin_bytes(format!("PRAGMA foreign_keys = OFF;\n{sql}\n"));
+    let finished = run(&spec).unwrap();
+    let complaints = String::from_utf8_lossy(&finished.stderr).into_owned();
+    assert!(
+        finished.success() && complaints.is_empty(),
+        "{sql}\n{complaints}"
+    );
+    let said = String::from_utf8(finished.stdout).unwrap();
+    said.lines().map(str::to_owned).collect()
+}
+
+/// The databases that all scenarios leave, with the folder of each.
+fn left_behind(target: &Path) -> Vec<PathBuf> {
+    let spec = CommandSpec::new(env!("CARGO_BIN_EXE_xtask"))
+        .args(["chaos", "--quick", "--keep", "--seed", "21"])
+        .env("CARGO_TARGET_DIR", target)
+        .timeout(std::time::Duration::from_secs(300))
+        .max_output(16 << 20);
+    let finished = run(&spec).unwrap();
+    let said = String::from_utf8_lossy(&finished.stdout).into_owned();
+    assert!(finished.success(), "{said}");
+    let mut databases = Vec::new();
+    for kept in std::fs::read_dir(target.join("chaos-work")).unwrap() {
+        for file in std::fs::read_dir(kept.unwrap().path().join("run")).unwrap() {
+            let path = file.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "db") {
+                databases.push(path);
+            }
+        }
+    }
+    databases.sort();
+    databases
+}
+
+fn tasks(store: &SqliteStore) -> Vec<TaskId> {
+    let of = |status| store.tasks(status, None, 1000).unwrap().items;
+    let all = TaskStatus::ALL.iter().flat_map(|status| of(*status));
+    all.map(|task| task.id).collect()
+}
+
+fn numbers(store: &SqliteStore, task: &TaskId) -> Vec<u64> {
+    let page = store.checkpoints(task, None, 1000).unwrap();
+    page.iter().map(|summary| summary.sequence.get()).collect()
+}
+
+fn last(store: &Arc<SqliteStore>, task: &TaskId, base: &Path) -> Option<u64> {
+    let store = Arc::clone(store) as Arc<dyn Storage>;
+    let manager = CheckpointManager::new(store, CheckpointConfig::new(base)).unwrap();
+    match manager.resume(task).unwrap() {
+        Resume::From(resumed) => Some(resumed.checkpoint.summary.sequence.get()),
+        Resume::Nowhere { .. } => None,
+    }
+}
+
+/// Goal: everything that operators run works on what a crash left, and leaves it
+/// sound. Method: take every database that the scenarios leave; append until the
+/// clean-up has something to do; back it up; run statement by statement, and
+/// compare with what the store says; then the doctor, resume and an append.
+#[test]
+fn operators_statements_run_on_what_scenarios_leave_and_leave_it_sound() {
+    if !has_shell() {
+        println!("no sqlite3 shell here");
+        return;
+    }
+    assert_eq!(
+        statements().iter().map(|one| one.0).collect::<Vec<_>>(),
+        (1..=10).collect::<Vec<_>>()
+    );
+    let target = tempfile::tempdir().unwrap();
+    let databases = left_behind(target.path());
+    assert!(databases.len() >= 10, "{databases:?}");
+    // Of those that are alike one is enough.
+    let is_twin = |path: &Path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with("own-") && name != "own-1.db"
+    };
+    for database in databases.iter().filter(|path| !is_twin(path)) {
+        let base = database.parent().unwrap().join("work");
+        let base = if base.is_dir() {
+            base
+        } else {
+            target.path().to_path_buf()
+        };
+        check(database, &base, target.path());
+    }
+}
+
+fn check(database: &Path, base: &Path, folder: &Path) {
+    let name = database.display();
+    let copy = folder.join("copy.db");
+    let (tasks, before, resumed) = {
+        let store = Arc::new(SqliteStore::open(Config::at(database)).unwrap());
+        let tasks = tasks(&store);
+        for task in &tasks {
+            for _ in 0..30 {
+                let new = AppendCheckpoint::new(task.clone(), CheckpointType::ErrorBoundary);
+                store.commit(new.into()).unwrap();
+            }
+        }
+        let before: Vec<_> = tasks.iter().map(|task| numbers(&store, task)).collect();
+        let resumed: Vec<_> = tasks.iter().map(|task| last(&store, task, base)).collect();
+        store.backup(&copy).unwrap();
+        (tasks, before, resumed)
+    };
+    let count: usize = before.iter().map(Vec::len).sum();
+    for (number, sql) in statements() {
+        let said = shell(&copy, &sql);
+        let sum = |column: usize| -> usize {
+            let of = |line: &String| line.split('|').nth(column)?.parse::<usize>().ok();
+            said.iter().filter_map(of).sum()
+        };
+        match number {
+            1 | 2 => assert_eq!(sum(1), count, "{name}: {number}: {said:?}"),
+            3 => assert_eq!(said, ["0"], "{name}"),
+            4 | 6 => assert!(said.is_empty(), "{name}: {number}: {said:?}"),
+            5 => assert_eq!(said, ["0||"], "{name}"),
+            7 => {
+                let many = before.iter().filter(|numbers| numbers.len() > KEPT).count();
+                assert_eq!(said.len(), many, "{name}: {said:?}");
+            }
+            8 => {
+                let plan = said.join(" ");
+                assert!(plan.contains("USING") && !plan.contains("SCAN"), "{plan}");
+            }
+            _ => assert!(said.is_empty(), "{name}: {number}: {said:?}"),
+        }
+    }
+    let store = Arc::new(SqliteStore::open(Config::at(&copy)).unwrap());
+    let report = store.doctor().unwrap();
+    assert!(report.is_healthy(), "{name}: {report}");
+    assert!(store.check_integrity().unwrap().is_sound(), "{name}");
+    for (place, task) in tasks.iter().enumerate() {
+        let kept = before[place].iter().take(KEPT).copied().collect::<Vec<_>>();
+        assert_eq!(numbers(&store, task), kept, "{name}: {task}");
+        assert_eq!(last(&store, task, base), resumed[place], "{name}: {task}");
+        let new = AppendCheckpoint::new(task.clone(), CheckpointType::ErrorBoundary);
+        store.commit(new.into()).unwrap();
+        assert_eq!(numbers(&store, task)[0], before[place][0] + 1, "{name}");
+    }
+}
