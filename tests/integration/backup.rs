@@ -7,6 +7,7 @@ use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 
 use agentos_core::{Commit, Digest, Storage, StorageError, TaskStorage};
+use agentos_process::{CommandSpec, run};
 use agentos_store::sqlite::{SqliteStore, inspect};
 use agentos_tests::{Victim, append, at, config, fresh, names, new_task, numbers, task_id};
 
@@ -16,17 +17,44 @@ fn digest(path: &Path) -> Digest {
     Digest::of(&fs::read(path).unwrap())
 }
 
-/// Goal: a copy made under load is sound, and every task in it is a prefix.
-/// Method: three processes write; copies are made meanwhile; each is opened as
-/// a store, and what was acknowledged before the copy began must be in it.
-#[test]
-fn a_copy_made_while_processes_write_is_one_moment() {
-    const TASKS: [&str; 3] = ["one", "two", "three"];
+const TASKS: [&str; 3] = ["one", "two", "three"];
+
+/// What must be true of a copy: `before` of each task was acknowledged before it
+/// was begun.
+fn judge(copy: &SqliteStore, before: &[u64]) -> Result<usize, String> {
+    let mut copied = 0;
+    let integrity = copy
+        .check_integrity()
+        .map_err(|error| format!("{error:?}"))?;
+    if !integrity.is_sound() {
+        return Err(format!("it is damaged: {:?}", integrity.problems));
+    }
+    for (task, before) in TASKS.iter().zip(before) {
+        let found = numbers(copy, task);
+        if found != (1..=found.len() as u64).collect::<Vec<_>>() {
+            return Err(format!("{task} has gaps: {found:?}"));
+        }
+        if (found.len() as u64) < *before {
+            let found = found.len();
+            return Err(format!(
+                "{before} of {task} were acknowledged, it has {found}"
+            ));
+        }
+        let lines = copy.audits(&task_id(task), None, 1000).unwrap().items;
+        let steps = lines.iter().filter(|line| line.event == "step").count();
+        if steps != found.len().min(999) {
+            return Err(format!("a commit of {task} was cut in two"));
+        }
+        copied += found.len();
+    }
+    Ok(copied)
+}
+
+/// Makes four copies while three processes write; each is judged as a store.
+fn copies_under_load(copy: impl Fn(&SqliteStore, &Path)) -> Result<usize, String> {
     let store = fresh();
     let mut writers =
         TASKS.map(|task| Victim::start(VICTIM, "write", [store.path().to_str().unwrap(), task]));
-    let elsewhere = tempfile::tempdir().unwrap();
-    let target = elsewhere.path().join("copy.db");
     let mut copied = 0;
     for _ in 0..4 {
         let before: Vec<u64> = writers
@@ -36,34 +64,43 @@ fn a_copy_made_while_processes_write_is_one_moment() {
                 line.split(' ').next().unwrap().parse().unwrap()
             })
             .collect();
-        let report = store.backup(&target).unwrap();
-        assert_eq!(report.path, target);
-        assert_eq!(report.bytes, fs::metadata(&target).unwrap().len());
-        assert_eq!(names(elsewhere.path()), ["copy.db"]);
         let opened = tempfile::tempdir().unwrap();
         let path = opened.path().join("agent.db");
-        fs::copy(&target, &path).unwrap();
-        let copy = at(&path);
-        assert!(copy.check_integrity().unwrap().is_sound());
-        for (task, before) in TASKS.iter().zip(before) {
-            let found = numbers(&copy, task);
-            assert_eq!(found, (1..=found.len() as u64).collect::<Vec<_>>());
-            assert!(
-                before <= found.len() as u64,
-                "an acknowledged one is missing"
-            );
-            let lines = copy.audits(&task_id(task), None, 1000).unwrap().items;
-            let steps = lines.iter().filter(|line| line.event == "step").count();
-            assert_eq!(steps, found.len().min(999), "a commit was cut in two");
-            copied += found.len();
-            // A copy is a store: it takes commits.
-            copy.commit(append(task, "after").into()).unwrap();
-        }
+        copy(&store, &path);
+        let copy = SqliteStore::open(config(&path)).map_err(|error| format!("{error:?}"))?;
+        copied += judge(&copy, &before)?;
+        // A copy is a store: it takes commits.
+        copy.commit(append(TASKS[0], "after").into()).unwrap();
     }
-    println!("four copies with {copied} checkpoints in all");
     for writer in writers {
         writer.kill();
     }
+    Ok(copied)
+}
+
+/// Goal: a copy made under load is sound, and every task in it is a prefix that
+/// has all that was acknowledged before the copy began.
+#[test]
+fn a_copy_made_while_processes_write_is_one_moment() {
+    let copied = copies_under_load(|store, target| {
+        let report = store.backup(target).unwrap();
+        assert_eq!(report.path, target);
+        assert_eq!(report.bytes, fs::metadata(target).unwrap().len());
+        assert_eq!(names(target.parent().unwrap()), ["agent.db"]);
+    });
+    println!("four copies with {} checkpoints in all", copied.unwrap());
+}
+
+/// The canary of the check above: a backup that copies the main file alone, in a
+/// process of its own, and forgets the log.
+#[test]
+fn a_backup_of_the_main_file_alone_is_caught() {
+    let broken = copies_under_load(|store, target| {
+        let copy = CommandSpec::new("cp").arg(store.path()).arg(target);
+        assert!(run(&copy).unwrap().success());
+    });
+    let broken = broken.unwrap_err();
+    assert!(broken.contains("were acknowledged"), "{broken}");
 }
 
 /// Goal: under the final name there is nothing, the old copy or the new one.
