@@ -172,6 +172,7 @@ impl Runner {
             replay,
             evidence: None,
             reasons: outcome.reasons,
+            kill_points: outcome.kill_points,
         };
         if let Some(wreck) = wreck {
             self.clear_up(scenario, wreck, &mut report);

@@ -8,6 +8,9 @@ use std::fmt;
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
+/// Kill points that one outcome keeps: a loop of many runs adds them up.
+const KILL_POINTS_MAX: usize = 1000;
+
 /// What is to be said about a guarantee after a scenario.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Verdict {
@@ -124,6 +127,8 @@ pub struct Outcome {
     pub metrics: Metrics,
     /// Why it is not passed, one sentence each.
     pub reasons: Vec<String>,
+    /// Where the kills fell, 0 to 1 each, in the order in which they were named.
+    pub kill_points: Vec<f64>,
 }
 
 impl Outcome {
@@ -133,12 +138,22 @@ impl Outcome {
             verdict: Verdict::Passed,
             metrics: Metrics::default(),
             reasons: Vec::new(),
+            kill_points: Vec::new(),
         }
     }
 
     /// Sets a figure for the report.
     pub fn metric(&mut self, name: impl Into<String>, value: impl Into<Value>) {
         self.metrics.set(name, value);
+    }
+
+    /// Says how far the work was when a kill fell: 0 before its beginning, 1 at
+    /// its end. What lies outside is moved to the nearer end; what is no number
+    /// is ignored, as is every point beyond the first 1,000.
+    pub fn kill_point(&mut self, fraction: f64) {
+        if !fraction.is_nan() && self.kill_points.len() < KILL_POINTS_MAX {
+            self.kill_points.push(fraction.clamp(0.0, 1.0));
+        }
     }
 
     /// Checks a guarantee: when `holds` is false the outcome is violated for
@@ -187,6 +202,19 @@ mod tests {
         outcome.not_judged("no memory");
         assert_eq!(outcome.verdict, Violated);
         assert_eq!(outcome.reasons, ["lost", "no memory"]);
+    }
+
+    #[test]
+    fn a_kill_point_lies_between_the_beginning_and_the_end() {
+        let mut outcome = Outcome::passed();
+        for fraction in [0.25, -1.0, f64::NAN, 7.0, f64::INFINITY] {
+            outcome.kill_point(fraction);
+        }
+        assert_eq!(outcome.kill_points, [0.25, 0.0, 1.0, 1.0]);
+        for _ in 0..2 * KILL_POINTS_MAX {
+            outcome.kill_point(0.5);
+        }
+        assert_eq!(outcome.kill_points.len(), KILL_POINTS_MAX);
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn result(id: u32, name: &str, verdict: Verdict) -> ScenarioReport {
         replay: format!("cargo xtask chaos {name} --seed 7"),
         evidence: violated.then(|| PathBuf::from("kept/here")),
         reasons: Vec::from_iter((verdict != Verdict::Passed).then(|| "a reason".to_owned())),
+        kill_points: Vec::from_iter((id == 1).then_some(0.5)),
     }
 }
 
@@ -49,7 +50,10 @@ fn the_json_has_exactly_this_shape() {
       },
       "replay": "cargo xtask chaos kill --seed 7",
       "evidence": null,
-      "reasons": []
+      "reasons": [],
+      "kill_points": [
+        0.5
+      ]
     },
     {
       "id": 2,
@@ -64,7 +68,8 @@ fn the_json_has_exactly_this_shape() {
       "evidence": "kept/here",
       "reasons": [
         "a reason"
-      ]
+      ],
+      "kill_points": []
     },
     {
       "id": 3,
@@ -79,7 +84,8 @@ fn the_json_has_exactly_this_shape() {
       "evidence": null,
       "reasons": [
         "a reason"
-      ]
+      ],
+      "kill_points": []
     }
   ],
   "passed": 1,

@@ -19,7 +19,7 @@ struct Form<'report> {
 
 /// The report as JSON, with a newline at its end:
 /// `{"seed", "scenarios": [{"id", "name", "verdict", "duration_ms", "metrics",
-/// "replay", "evidence", "reasons"}], "passed", "failed", "inconclusive"}`,
+/// "replay", "evidence", "reasons", "kill_points"}], "passed", "failed", "inconclusive"}`,
 /// where `verdict` is `passed`, `violated` or `inconclusive`, and `evidence` a
 /// path or null.
 ///

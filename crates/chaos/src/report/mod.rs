@@ -31,6 +31,8 @@ pub struct ScenarioReport {
     pub evidence: Option<PathBuf>,
     /// Why it is not passed.
     pub reasons: Vec<String>,
+    /// How far the work was at each kill, 0 to 1.
+    pub kill_points: Vec<f64>,
 }
 
 /// The results of all scenarios of a run, in their order.
