@@ -23,6 +23,12 @@ pub(crate) enum Canary {
     SkipNumber,
     /// Reads the next number first and writes it later, on its own connection.
     OwnNumbers,
+    /// Adds the last iteration once more after each resume.
+    DoubleCount,
+    /// Declares success half-way, in a commit before that of the answer.
+    EarlySuccess,
+    /// Keeps a part of its state in memory only, except at the end.
+    ForgetState,
 }
 
 impl Canary {

@@ -1,7 +1,13 @@
 //! What must be true of the checkpoints that are found, given what was
 //! acknowledged. Pure: no file, no process, no clock.
 
+mod answer;
+mod life;
+
 use std::collections::{BTreeMap, BTreeSet};
+
+pub(crate) use self::answer::{Facts, File, differences};
+pub(crate) use self::life::{executed, fraction_done, judge_life, judge_success, judge_work};
 
 /// An acknowledged or found checkpoint: its number and what identifies its
 /// content.

@@ -15,12 +15,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict};
-use agentos_checkpoints::{Label, ReadState, Resume};
+use agentos_checkpoints::ReadState;
 use agentos_core::{TaskId, TaskStatus, TaskStorage};
 
+use super::lineage::Lineage;
 use crate::canary::Canary;
 use crate::checks::Wreck;
-use crate::model::{Numbered, judge};
 use crate::victims::{Agent, LINES_PER_ITERATION, Progress, Role, artifact_of, input_lines, spec};
 
 const KILLS: usize = 3;
@@ -44,16 +44,8 @@ pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
 /// One run of the scenario: what is known so far.
 struct Story {
     agent: Agent,
-    /// What must be there: found after the last agent, or acknowledged since.
-    known: Vec<Numbered>,
-    acked: usize,
-    /// Found, though the kill came before the acknowledgement.
-    unacknowledged: usize,
-    /// The iteration with which the next agent must begin.
-    next: u64,
+    lineage: Lineage,
     kills: usize,
-    found: usize,
-    resumed_from: Vec<u64>,
     outcome: Outcome,
 }
 
@@ -73,18 +65,11 @@ impl Story {
             last: u64::MAX,
             canary,
         };
-        let outcome = Outcome::passed();
-        let (known, resumed_from) = (Vec::new(), Vec::new());
         Ok(Story {
             agent,
-            known,
-            acked: 0,
-            unacknowledged: 0,
-            next: 1,
+            lineage: Lineage::of(TaskId::new(TASK)?),
             kills: 0,
-            found: 0,
-            resumed_from,
-            outcome,
+            outcome: Outcome::passed(),
         })
     }
 
@@ -103,12 +88,13 @@ impl Story {
             run.progress("the last agent finishes");
             self.finish(run)?;
         }
-        let resumed_from = self.resumed_from;
+        let lineage = self.lineage;
         self.outcome.metric("kills", self.kills);
-        self.outcome.metric("acked", self.acked);
-        self.outcome.metric("unacknowledged", self.unacknowledged);
-        self.outcome.metric("found", self.found);
-        self.outcome.metric("resumed_from", resumed_from);
+        self.outcome.metric("acked", lineage.acked);
+        self.outcome
+            .metric("unacknowledged", lineage.unacknowledged);
+        self.outcome.metric("found", lineage.found);
+        self.outcome.metric("resumed_from", lineage.resumed_from);
         Ok(self.outcome)
     }
 
@@ -125,7 +111,7 @@ impl Story {
         let mut victim = run.start(&spec("agent", &Role::Agent(self.agent.clone()))?)?;
         victim.wait_for_acks(acks, PATIENCE)?;
         if inside_commit {
-            let following = format!("commit {}", self.next + acks as u64);
+            let following = format!("commit {}", self.lineage.next + acks as u64);
             victim.wait_for_line("the next commit", PATIENCE, |line| line == following)?;
         }
         let transcript = victim.kill_after(offset)?;
@@ -134,79 +120,25 @@ impl Story {
 
     /// Takes note of what an agent printed.
     fn heed(&mut self, said: &[String], acks: &[String]) -> Fallible<()> {
-        let expected = format!("start {}", self.next);
+        let expected = format!("start {}", self.lineage.next);
         let begun = said.first().map(String::as_str);
         self.outcome.check(begun == Some(expected.as_str()), || {
             format!("an agent said {begun:?} instead of {expected:?}")
         });
-        for ack in acks {
-            let (number, digest) = ack
-                .split_once(' ')
-                .ok_or_else(|| Failure::new("a strange acknowledgement"))?;
-            self.known.push((number.parse()?, digest.to_owned()));
-            self.acked += 1;
-        }
-        Ok(())
+        self.lineage.heed(acks.iter().map(String::as_str))
     }
 
     /// Reads the wreck of one agent, which may have left `beyond` checkpoints that
     /// it did not acknowledge.
     fn look(&mut self, when: &str, beyond: usize) -> Fallible<()> {
         let wreck = Wreck::open(&self.agent.db, &self.agent.work)?;
-        let task = TaskId::new(TASK)?;
-        for problem in wreck.problems()? {
-            self.outcome.violate(format!("{when}: {problem}"));
-        }
-        let all = wreck.all(&task)?;
-        let found: Vec<Numbered> = all
-            .iter()
-            .map(|checkpoint| {
-                let digest = checkpoint
-                    .snapshot
-                    .as_ref()
-                    .map(|state| state.digest().to_string());
-                (
-                    checkpoint.summary.sequence.get(),
-                    digest.unwrap_or_default(),
-                )
-            })
-            .collect();
-        self.found = found.len();
-        for broken in judge(&self.known, &found, beyond) {
-            self.outcome.violate(format!("{when}: {broken}"));
-        }
-        self.unacknowledged += found.len().saturating_sub(self.known.len());
-        // What was seen once must stay, acknowledged or not.
-        self.known.clone_from(&found);
-        let newest = found.len() as u64;
-        match wreck.checkpoints.resume(&task)? {
-            Resume::From(resumed) => {
-                let number = resumed.checkpoint.summary.sequence.get();
-                self.resumed_from.push(number);
-                self.outcome
-                    .check(number == newest && resumed.label == Label::Verified, || {
-                        format!(
-                            "{when}: resume gives {number}, {:?}, of {newest}, passing over {:?}",
-                            resumed.label, resumed.passed_over
-                        )
-                    });
-                let state: Progress = resumed.checkpoint.state()?;
-                let expected = self.expected(state.iteration)?;
-                self.outcome.check(state == expected, || {
-                    format!("{when}: the state is {state:?} and must be {expected:?}")
-                });
-                self.next = state.iteration + 1;
-            }
-            Resume::Nowhere { passed_over } => {
-                let first = passed_over
-                    .first()
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-                let count = passed_over.len();
-                self.outcome.violate(format!(
-                    "{when}: nothing to resume from; {count} were passed over, first {first}"
-                ));
-            }
+        let outcome = &mut self.outcome;
+        if let Some(resumed) = self.lineage.look(&wreck, outcome, when, beyond)? {
+            let state: Progress = resumed.checkpoint.state()?;
+            let expected = self.expected(state.iteration)?;
+            self.outcome.check(state == expected, || {
+                format!("{when}: the state is {state:?} and must be {expected:?}")
+            });
         }
         Ok(())
     }
@@ -236,7 +168,7 @@ impl Story {
 
     /// The last agent does a few iterations more and ends by itself.
     fn finish(&mut self, run: &mut Run) -> Fallible<()> {
-        self.agent.last = self.next + *ACKS.start();
+        self.agent.last = self.lineage.next + *ACKS.start();
         let mut victim = run.start(&spec("last-agent", &Role::Agent(self.agent.clone()))?)?;
         let exit = victim.wait_for_exit(PATIENCE)?;
         self.outcome.check(exit.success(), || {
@@ -254,10 +186,10 @@ impl Story {
                 format!("at the end the task is {status:?}")
             });
         self.outcome
-            .check(self.found as u64 == self.agent.last, || {
+            .check(self.lineage.found as u64 == self.agent.last, || {
                 format!(
                     "{} checkpoints for {} iterations",
-                    self.found, self.agent.last
+                    self.lineage.found, self.agent.last
                 )
             });
         Ok(())

@@ -1,7 +1,10 @@
 //! The scenarios. One file each: goal, method, run.
 
 mod concurrent_checkpoints;
+mod end_to_end;
 mod kill_9_recovery;
+mod lineage;
+mod sources;
 
 use agentos_chaos::Scenario;
 
@@ -12,5 +15,6 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
     vec![
         kill_9_recovery::scenario(canary),
         concurrent_checkpoints::scenario(canary),
+        end_to_end::scenario(canary),
     ]
 }

@@ -6,6 +6,8 @@
 
 mod agent;
 mod appender;
+mod counter;
+mod tally;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -18,6 +20,8 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::agent::{Agent, LINES_PER_ITERATION, Progress, artifact_of, input_lines};
 pub(crate) use self::appender::{Appender, State};
+pub(crate) use self::counter::{ANSWER_EVENT, Counter, names};
+pub(crate) use self::tally::{Answer, FREQUENT, Tally, is_of_word, link, share};
 
 /// What a victim does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,6 +30,8 @@ pub(crate) enum Role {
     Agent(Agent),
     /// Appends checkpoints to one task.
     Appender(Appender),
+    /// Counts words in iterations, until it has an exact answer.
+    Counter(Counter),
     /// Writes the evidence of a database; nobody kills it.
     Dump { db: PathBuf, out: PathBuf },
 }
@@ -35,6 +41,7 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
     match serde_json::from_str(role)? {
         Role::Agent(agent) => agent.run(),
         Role::Appender(appender) => appender.run(),
+        Role::Counter(counter) => counter.run(),
         Role::Dump { db, out } => {
             dump(&db, &out, DumpOptions::default())?;
             Ok(())

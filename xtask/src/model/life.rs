@@ -1,0 +1,185 @@
+//! What must be true of an agent that is killed and started again: what it says
+//! in each of its lives, how much it works, and when it has succeeded. Pure.
+
+use agentos_core::TaskStatus;
+
+/// What an agent says that begins with iteration `next` of `last`; a payload
+/// may follow.
+fn script(next: u64, last: u64) -> impl Iterator<Item = String> {
+    let iteration =
+        |number| ["begin", "prepare", "commit", "ack"].map(|word| format!("{word} {number}"));
+    ["open".to_owned(), format!("start {next}")]
+        .into_iter()
+        .chain((next..=last).flat_map(iteration))
+        .chain(["done".to_owned()])
+}
+
+/// Judges one life: it begins at `next` and does every iteration up to `last`
+/// once and in order, unless it was `killed` before.
+pub(crate) fn judge_life(lines: &[String], next: u64, last: u64, killed: bool) -> Vec<String> {
+    let mut broken = Vec::new();
+    let mut script = script(next, last);
+    for line in lines {
+        let expected = script.next().unwrap_or_else(|| "nothing".into());
+        let rest = line.strip_prefix(&expected);
+        if !rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' ')) {
+            broken.push(format!("an agent said {line:?} instead of {expected:?}"));
+            return broken;
+        }
+    }
+    if let Some(missing) = script.next().filter(|_| !killed) {
+        broken.push(format!("an agent ended and had not said {missing:?}"));
+    }
+    broken
+}
+
+/// How many iterations were begun.
+pub(crate) fn executed(lines: &[String]) -> u64 {
+    let begun = |line: &&String| line.starts_with("begin ");
+    lines.iter().filter(begun).count() as u64
+}
+
+/// Judges the work so far: each kill may cost the iteration that it fell into,
+/// and no more; and nothing is done that was not begun.
+pub(crate) fn judge_work(done: u64, executed: u64, kills: u64) -> Vec<String> {
+    if (done..=done + kills).contains(&executed) {
+        return Vec::new();
+    }
+    vec![format!(
+        "{executed} iterations were executed; {done} are done after {kills} kills"
+    )]
+}
+
+/// Judges success: the task has succeeded, and the answer is there, once and only
+/// when the last checkpoint is there. They are one commit.
+pub(crate) fn judge_success(
+    newest: u64,
+    last: u64,
+    status: Option<TaskStatus>,
+    answers: usize,
+) -> Vec<String> {
+    let mut broken = Vec::new();
+    let over = newest == last;
+    let fits = match status {
+        Some(TaskStatus::Succeeded) => over,
+        Some(TaskStatus::Running) => !over,
+        None | Some(TaskStatus::Created) => newest == 0,
+        Some(TaskStatus::Failed | TaskStatus::Cancelled) => false,
+    };
+    if !fits {
+        let status = status.map_or("unknown", TaskStatus::as_str);
+        broken.push(format!(
+            "the task is {status} at checkpoint {newest} of {last}"
+        ));
+    }
+    if answers != usize::from(over) {
+        broken.push(format!(
+            "the answer stands {answers} times in the audit at checkpoint {newest} of {last}"
+        ));
+    }
+    broken
+}
+
+/// How much of the work was done when an agent that began with `next` said its
+/// last words: 0 to 1. An iteration counts as half done when its files are read.
+pub(crate) fn fraction_done(lines: &[String], next: u64, last: u64) -> f64 {
+    let words = lines.last().and_then(|line| {
+        let mut words = line.split(' ');
+        let number: u32 = words.nth(1)?.parse().ok()?;
+        Some((line.split(' ').next()?, number))
+    });
+    let done = match words {
+        Some(("begin", number)) => f64::from(number) - 0.75,
+        Some(("prepare", number)) => f64::from(number) - 0.5,
+        Some(("commit", number)) => f64::from(number) - 0.25,
+        Some(("ack", number)) => f64::from(number),
+        _ => f64::from(u32::try_from(next - 1).unwrap_or(u32::MAX)),
+    };
+    (done / f64::from(u32::try_from(last).unwrap_or(u32::MAX))).clamp(0.0, 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        text.split(", ").map(str::to_owned).collect()
+    }
+
+    const LIFE: &str = "open, start 2, begin 2, prepare 2, commit 2, ack 2 beef, \
+                        begin 3, prepare 3, commit 3, ack 3 cafe, done {}";
+
+    #[test]
+    fn a_life_is_sound_wherever_a_kill_cuts_it() {
+        let life = lines(LIFE);
+        for said in 0..=life.len() {
+            assert_eq!(judge_life(&life[..said], 2, 3, true), Vec::<String>::new());
+            let ended = judge_life(&life[..said], 2, 3, false);
+            assert_eq!(ended.is_empty(), said == life.len(), "{said}: {ended:?}");
+        }
+    }
+
+    #[test]
+    fn each_wrong_life_is_named() {
+        for (life, reason) in [
+            ("open, start 1", r#""start 1" instead of "start 2""#),
+            ("open, start 21", r#""start 21" instead of "start 2""#),
+            (
+                "open, start 2, begin 3",
+                r#""begin 3" instead of "begin 2""#,
+            ),
+            ("open, start 2, begin 2, prepare 2, ack 2", "instead of"),
+            (&format!("{LIFE}, begin 4"), r#"instead of "nothing""#),
+        ] {
+            let broken = judge_life(&lines(life), 2, 3, true);
+            assert_eq!(broken.len(), 1);
+            assert!(broken[0].contains(reason), "{broken:?}");
+        }
+    }
+
+    #[test]
+    fn a_kill_costs_one_iteration_at_most() {
+        assert_eq!(executed(&lines(LIFE)), 2);
+        for (executed, sound) in [(9, false), (10, true), (13, true), (14, false)] {
+            assert_eq!(judge_work(10, executed, 3).is_empty(), sound, "{executed}");
+        }
+    }
+
+    #[test]
+    fn success_comes_with_the_last_checkpoint_and_its_answer() {
+        use TaskStatus::{Cancelled, Created, Failed, Running, Succeeded};
+        for (newest, status, answers, wrong) in [
+            (12, Some(Succeeded), 1, 0),
+            (11, Some(Running), 0, 0),
+            (0, Some(Running), 0, 0),
+            (0, Some(Created), 0, 0),
+            (0, None, 0, 0),
+            (12, Some(Running), 1, 1),
+            (12, Some(Succeeded), 0, 1),
+            (12, Some(Succeeded), 2, 1),
+            (11, Some(Succeeded), 0, 1),
+            (11, Some(Succeeded), 1, 2),
+            (11, Some(Created), 0, 1),
+            (11, None, 0, 1),
+            (12, Some(Failed), 1, 1),
+            (11, Some(Cancelled), 0, 1),
+        ] {
+            let broken = judge_success(newest, 12, status, answers);
+            assert_eq!(broken.len(), wrong, "{newest} {status:?}: {broken:?}");
+        }
+    }
+
+    #[test]
+    fn the_work_done_grows_with_every_line() {
+        let life = lines(LIFE);
+        let mut before = 0.0;
+        for said in 1..=life.len() - 1 {
+            let done = fraction_done(&life[..said], 2, 3);
+            assert!(before <= done && done <= 1.0, "{said}: {done}");
+            before = done;
+        }
+        assert!((before - 1.0).abs() < 1e-9);
+        let last_but_one = fraction_done(&lines("open"), 3, 4);
+        assert!((last_but_one - 0.5).abs() < 1e-9);
+    }
+}

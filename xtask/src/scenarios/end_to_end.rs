@@ -1,0 +1,429 @@
+//! Scenario 7. Goal: an agent that is killed again and again ends with exactly
+//! the answer that it would have given in peace, and loses no more than one
+//! iteration to each kill.
+//!
+//! Method: an agent counts the words of this project's own source files in some
+//! iterations. It runs once in peace. Then another is killed at seeded points
+//! over the whole work, three times at least, and started again each time; it
+//! finds out by itself where to go on, until it says that it is done. Its answer
+//! must be that of the first agent, and that of a count over the same files
+//! which knows neither agents nor databases. Success, answer and last checkpoint
+//! are one commit: after each kill all of them are there or none.
+
+use std::fs;
+use std::time::Duration;
+
+use agentos_chaos::{Failure, Outcome, Prng, Run, Scenario, ScenarioResult, Verdict};
+use agentos_checkpoints::ReadState;
+use agentos_core::{Stopwatch, TaskId, TaskStatus, TaskStorage};
+use serde_json::Value;
+
+use super::lineage::Lineage;
+use super::sources;
+use crate::canary::Canary;
+use crate::checks::Wreck;
+use crate::model::{
+    Facts, File, differences, executed, fraction_done, judge_life, judge_success, judge_work,
+};
+use crate::victims::{ANSWER_EVENT, Answer, Counter, Role, Tally, names, share, spec};
+
+const ITERATIONS: std::ops::RangeInclusive<u64> = 12..=24;
+const ITERATIONS_QUICK: std::ops::RangeInclusive<u64> = 10..=12;
+/// A run with fewer proves nothing.
+const KILLS_MIN: u64 = 3;
+/// Beyond them: while an agent begins again, or near the end.
+const EXTRA_KILLS_MAX: u64 = 2;
+/// The last iterations, kept from the first kills: an agent that outruns its
+/// killer by so many is not yet done.
+const RESERVE: u64 = 2;
+/// Times that all begins anew when an agent outran its killer all the same.
+const ATTEMPTS: u64 = 5;
+/// For one agent to do its next step, or all of its work; the machine may be busy.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// More audit lines than any task of this scenario has.
+const AUDIT_ROWS: u32 = 100;
+const TASK: &str = "counter";
+
+pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
+    let goal = "an agent killed at random ends with the exact answer, and each kill costs one iteration at most";
+    Scenario::new(7, "end-to-end", goal, move |run| tell(run, canary))
+}
+
+type Fallible<T> = Result<T, Failure>;
+
+fn tell(run: &mut Run, canary: Option<Canary>) -> ScenarioResult {
+    let mut outcome = Outcome::passed();
+    let input = run.dir().join("input");
+    sources::copy_into(&input)?;
+    let files = read(&input)?;
+    let range = if run.quick() {
+        ITERATIONS_QUICK
+    } else {
+        ITERATIONS
+    };
+    let iterations = run.rng.between(*range.start(), *range.end());
+
+    run.progress("an agent works in peace");
+    let mut peaceful = Story::begin(run, "peaceful", iterations, canary, &files)?;
+    let stopwatch = Stopwatch::start();
+    peaceful.finish(run, &mut outcome)?;
+    let iteration = stopwatch.elapsed() / u32::try_from(iterations)?;
+
+    let mut attempt = 0;
+    let story = loop {
+        attempt += 1;
+        let extra = if run.quick() { 0 } else { EXTRA_KILLS_MAX };
+        let plan = plan(&mut run.rng, iterations, extra);
+        let mut story = Story::begin(
+            run,
+            &format!("killed-{attempt}"),
+            iterations,
+            canary,
+            &files,
+        )?;
+        story.tell(run, &plan, iteration, &mut outcome)?;
+        let enough = story.kills >= KILLS_MIN || outcome.verdict != Verdict::Passed;
+        if enough || attempt == ATTEMPTS {
+            break story;
+        }
+    };
+    if outcome.verdict == Verdict::Passed {
+        if story.kills < KILLS_MIN {
+            let kills = story.kills;
+            outcome.not_judged(format!(
+                "the agent was done after {kills} kills, in each of {attempt} attempts"
+            ));
+        }
+        outcome.check(
+            story.answer.is_some() && story.answer == peaceful.answer,
+            || {
+                format!(
+                    "the answer is {:?}, and without kills it is {:?}",
+                    story.answer, peaceful.answer
+                )
+            },
+        );
+    }
+    story.figures(&mut outcome);
+    Ok(outcome)
+}
+
+/// The files of a folder, by name.
+fn read(folder: &std::path::Path) -> Fallible<Vec<File>> {
+    let file = |name: String| Ok((name.clone(), fs::read(folder.join(name))?));
+    names(folder)?.into_iter().map(file).collect()
+}
+
+/// When a kill shall come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Aim {
+    /// The word after which it comes.
+    word: &'static str,
+    /// The iteration of that word; if the work is beyond it, the next one.
+    iteration: u64,
+    /// Then it waits for this part of an iteration, in thousandths.
+    offset_permille: u64,
+}
+
+/// Chooses the kills: one in each third of the work, and up to `extra_max` more.
+fn plan(rng: &mut Prng, iterations: u64, extra_max: u64) -> Vec<Aim> {
+    let mut aim = |first: u64, last: u64, words: &[&'static str]| Aim {
+        word: rng.pick(words).copied().unwrap_or("begin"),
+        iteration: rng.between(first, last),
+        offset_permille: rng.between(0, 999),
+    };
+    let words = ["begin", "prepare", "commit", "ack"];
+    let work = iterations - RESERVE;
+    let mut plan: Vec<Aim> = (0..KILLS_MIN)
+        .map(|third| {
+            let border = |third| work * third / KILLS_MIN;
+            aim(border(third) + 1, border(third + 1), &words)
+        })
+        .collect();
+    let near_end = aim(work + 1, iterations, &words[..3]);
+    let while_opening = aim(1, KILLS_MIN, &["open"]);
+    let extra = match rng.between(0, extra_max) {
+        0 => 0,
+        1 => 1 + rng.between(0, 1),
+        _ => 3,
+    };
+    if extra & 1 != 0 {
+        plan.push(near_end);
+    }
+    if extra & 2 != 0 {
+        // After the kill of that number, when there is something to resume.
+        plan.insert(
+            usize::try_from(while_opening.iteration).unwrap_or(1),
+            while_opening,
+        );
+    }
+    plan
+}
+
+/// One agent, in all of its lives: what is known so far.
+struct Story<'files> {
+    counter: Counter,
+    files: &'files [File],
+    lineage: Lineage,
+    kills: u64,
+    executed: u64,
+    /// The last word of each agent that was killed.
+    killed_after: Vec<String>,
+    status: Option<TaskStatus>,
+    answer: Option<Answer>,
+}
+
+impl Story<'_> {
+    fn begin<'files>(
+        run: &Run,
+        name: &str,
+        iterations: u64,
+        canary: Option<Canary>,
+        files: &'files [File],
+    ) -> Fallible<Story<'files>> {
+        let work = run.dir().join(name);
+        fs::create_dir(&work)?;
+        let counter = Counter {
+            db: run.dir().join(format!("{name}.db")),
+            work,
+            input: run.dir().join("input"),
+            task: TASK.into(),
+            iterations,
+            canary,
+        };
+        Ok(Story {
+            counter,
+            files,
+            lineage: Lineage::of(TaskId::new(TASK)?),
+            kills: 0,
+            executed: 0,
+            killed_after: Vec::new(),
+            status: None,
+            answer: None,
+        })
+    }
+
+    /// All lives: as planned, and one to the end.
+    fn tell(
+        &mut self,
+        run: &mut Run,
+        plan: &[Aim],
+        iteration: Duration,
+        outcome: &mut Outcome,
+    ) -> Fallible<()> {
+        for aim in plan {
+            if self.is_done() || outcome.verdict != Verdict::Passed {
+                break;
+            }
+            run.progress(format!("kill {} of {}", self.kills + 1, plan.len()));
+            self.live_and_die(run, *aim, iteration, outcome)?;
+        }
+        // Also an agent that was killed after its last commit says once more that
+        // it is done.
+        if self.answer.is_none() && outcome.verdict == Verdict::Passed {
+            run.progress("the last agent finishes");
+            self.finish(run, outcome)?;
+        }
+        Ok(())
+    }
+
+    fn is_done(&self) -> bool {
+        self.lineage.next > self.counter.iterations
+    }
+
+    /// One life, to its violent end, unless it is over before.
+    fn live_and_die(
+        &mut self,
+        run: &mut Run,
+        aim: Aim,
+        iteration: Duration,
+        outcome: &mut Outcome,
+    ) -> Fallible<()> {
+        let offset = iteration * u32::try_from(aim.offset_permille)? / 1000;
+        let mut victim = run.start(&spec("counter", &Role::Counter(self.counter.clone()))?)?;
+        let awaited = match aim.word {
+            "open" => aim.word.to_owned(),
+            word => format!("{word} {}", aim.iteration.max(self.lineage.next)),
+        };
+        victim.wait_for_line(&awaited, PATIENCE, |line| {
+            let rest = line.strip_prefix(&awaited);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        })?;
+        let transcript = victim.kill_after(offset)?;
+        // An agent that had said that it is done was not cut off in anything.
+        let whole = transcript
+            .lines
+            .last()
+            .is_some_and(|line| line.starts_with("done"));
+        let killed = transcript.killed && !whole;
+        if killed {
+            self.kills += 1;
+            let (next, last) = (self.lineage.next, self.counter.iterations);
+            outcome.kill_point(fraction_done(&transcript.lines, next, last));
+            let words = transcript.lines.last().map(|line| line.split(' ').take(2));
+            let words = words.map(|words| words.collect::<Vec<_>>().join(" "));
+            self.killed_after.extend(words);
+        }
+        self.look(&transcript.lines, killed, outcome)
+    }
+
+    /// One life to its own end.
+    fn finish(&mut self, run: &mut Run, outcome: &mut Outcome) -> Fallible<()> {
+        let role = Role::Counter(self.counter.clone());
+        let mut victim = run.start(&spec("last-counter", &role)?)?;
+        let exit = victim.wait_for_exit(PATIENCE)?;
+        outcome.check(exit.success(), || {
+            format!("the last agent ended with {exit}")
+        });
+        let lines = run.transcripts().pop().unwrap_or_default().lines;
+        self.look(&lines, false, outcome)
+    }
+
+    /// Judges what an agent said, and what it left behind.
+    fn look(&mut self, lines: &[String], killed: bool, outcome: &mut Outcome) -> Fallible<()> {
+        let when = match killed {
+            true => format!("after kill {}", self.kills),
+            false => format!("at the end, after {} kills", self.kills),
+        };
+        let last = self.counter.iterations;
+        let mut broken = judge_life(lines, self.lineage.next, last, killed);
+        self.executed += executed(lines);
+        let acks = lines.iter().filter_map(|line| line.strip_prefix("ack "));
+        self.lineage.heed(acks)?;
+
+        let wreck = Wreck::open(&self.counter.db, &self.counter.work)?;
+        let resumed = self
+            .lineage
+            .look(&wreck, outcome, &when, usize::from(killed))?;
+        let mut done = 0;
+        let mut answers = Vec::new();
+        if let Some(resumed) = resumed {
+            let tally: Tally = resumed.checkpoint.state()?;
+            done = tally.iteration;
+            let newest = resumed.checkpoint.summary.sequence.get();
+            if done != newest {
+                broken.push(format!("checkpoint {newest} is of iteration {done}"));
+            }
+            let facts = Facts::about(&self.files[..self.files_after(done)]);
+            broken.extend(facts.judge(&tally));
+            let metadata = resumed.checkpoint.metadata;
+            if done == last {
+                answers.push(metadata);
+            } else if !metadata.is_null() {
+                broken.push(format!(
+                    "checkpoint {newest} of {last} has an answer: {metadata}"
+                ));
+            }
+        }
+        self.status = self.look_at_success(&wreck, done, &mut answers, &mut broken)?;
+        broken.extend(judge_work(done, self.executed, self.kills));
+        if !killed {
+            let said = lines.last().and_then(|line| line.strip_prefix("done "));
+            answers.push(serde_json::from_str(said.unwrap_or("null"))?);
+        }
+        let answer = self.judge_answers(answers, &mut broken)?;
+        if !killed {
+            self.answer = answer;
+        }
+        for reason in broken {
+            outcome.violate(format!("{when}: {reason}"));
+        }
+        Ok(())
+    }
+
+    /// All files when all is done, however the work was shared out.
+    fn files_after(&self, done: u64) -> usize {
+        match done {
+            0 => 0,
+            done if done >= self.counter.iterations => self.files.len(),
+            done => share(self.files.len(), done, self.counter.iterations).end,
+        }
+    }
+
+    fn look_at_success(
+        &self,
+        wreck: &Wreck,
+        done: u64,
+        answers: &mut Vec<Value>,
+        broken: &mut Vec<String>,
+    ) -> Fallible<Option<TaskStatus>> {
+        let task = TaskId::new(TASK)?;
+        let status = wreck.store.task(&task)?.map(|task| task.status);
+        let audits = wreck.store.audits(&task, None, AUDIT_ROWS)?.items;
+        let before = answers.len();
+        answers.extend(
+            audits
+                .into_iter()
+                .filter(|line| line.event == ANSWER_EVENT)
+                .map(|line| line.detail),
+        );
+        let count = answers.len() - before;
+        broken.extend(judge_success(done, self.counter.iterations, status, count));
+        Ok(status)
+    }
+
+    /// The answer in the last checkpoint, in the audit and in the agent's last
+    /// word: each must be the exact one.
+    fn judge_answers(
+        &self,
+        answers: Vec<Value>,
+        broken: &mut Vec<String>,
+    ) -> Fallible<Option<Answer>> {
+        let facts = Facts::about(self.files);
+        let mut last = None;
+        for answer in answers {
+            match serde_json::from_value::<Option<Answer>>(answer)? {
+                Some(answer) => {
+                    broken.extend(differences(&answer, &facts.answer));
+                    last = Some(answer);
+                }
+                None => broken.push("an answer is missing".into()),
+            }
+        }
+        Ok(last)
+    }
+
+    fn figures(self, outcome: &mut Outcome) {
+        let mut resumed_from = self.lineage.resumed_from;
+        resumed_from.truncate(usize::try_from(self.kills).unwrap_or(usize::MAX));
+        outcome.metric("kills", self.kills);
+        outcome.metric("iterations", self.counter.iterations);
+        outcome.metric("iterations_executed", self.executed);
+        outcome.metric("resumed_from", resumed_from);
+        outcome.metric("killed_after", self.killed_after);
+        outcome.metric("unacknowledged", self.lineage.unacknowledged);
+        let status = self.status.map_or("unknown", TaskStatus::as_str);
+        outcome.metric("status", status);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_reaches_every_third_and_leaves_room_to_be_late() {
+        let mut sizes = [0; 6];
+        for seed in 0..2000 {
+            let mut rng = Prng::seeded(seed);
+            let iterations = rng.between(*ITERATIONS_QUICK.start(), *ITERATIONS.end());
+            let plan = plan(&mut rng, iterations, EXTRA_KILLS_MAX);
+            sizes[plan.len()] += 1;
+            let work: Vec<&Aim> = plan.iter().filter(|aim| aim.word != "open").collect();
+            assert!(work.len() >= 3 && plan[0].word != "open");
+            let room = iterations - RESERVE;
+            for (third, aim) in work.iter().take(3).enumerate() {
+                let third = third as u64;
+                assert!(
+                    room * third / 3 < aim.iteration && aim.iteration <= room * (third + 1) / 3
+                );
+            }
+            let distinct = work
+                .windows(2)
+                .all(|pair| pair[0].iteration < pair[1].iteration);
+            assert!(distinct && work.iter().all(|aim| aim.iteration <= iterations));
+        }
+        assert!(sizes[..3].iter().all(|count| *count == 0));
+        assert!(sizes[3..].iter().all(|count| *count > 300), "{sizes:?}");
+    }
+}
