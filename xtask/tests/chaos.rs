@@ -39,7 +39,11 @@ fn the_scenarios_are_listed_by_number_and_name() {
         .collect();
     assert_eq!(
         words,
-        [["1", "kill-9-recovery"], ["2", "concurrent-checkpoints"]]
+        [
+            ["1", "kill-9-recovery"],
+            ["2", "concurrent-checkpoints"],
+            ["7", "end-to-end"]
+        ]
     );
 }
 
@@ -49,7 +53,7 @@ fn all_scenarios_pass_and_the_last_line_counts_them() {
     let printed = stdout(&finished);
     assert_eq!(finished.outcome, Outcome::Exited { code: 0 }, "{printed}");
     assert_eq!(printed.lines().next(), Some("seed 11"));
-    assert_eq!(printed.lines().last(), Some("2 passed, 0 failed"));
+    assert_eq!(printed.lines().last(), Some("3 passed, 0 failed"));
 }
 
 #[test]
@@ -93,6 +97,32 @@ fn the_json_report_has_the_promised_shape() {
         ["acked", "found", "kills", "resumed_from", "unacknowledged"]
     );
     assert!(scenario["metrics"]["acked"].as_u64().unwrap() >= 5);
+}
+
+/// Goal: "killed at least three times" is not a matter of luck. Method: the
+/// figures of several seeds, also of short runs.
+#[test]
+fn an_agent_is_killed_three_times_and_loses_one_iteration_to_each_kill() {
+    for (seed, quick) in [("21", None), ("22", Some("--quick")), ("23", None)] {
+        let mut arguments = vec!["chaos", "end-to-end", "--seed", seed, "--json", "-"];
+        arguments.extend(quick);
+        let report = json(&run(&arguments));
+        let scenario = &report["scenarios"][0];
+        assert_eq!(scenario["verdict"], "passed", "{report}");
+        let metrics = &scenario["metrics"];
+        let figure = |name: &str| metrics[name].as_u64().unwrap();
+        assert!(
+            figure("kills") >= 3 && figure("iterations") >= 10,
+            "{metrics}"
+        );
+        let executed = figure("iterations_executed");
+        let allowed = figure("iterations")..=figure("iterations") + figure("kills");
+        assert!(allowed.contains(&executed), "{metrics}");
+        for each in [&metrics["resumed_from"], &scenario["kill_points"]] {
+            assert_eq!(each.as_array().unwrap().len() as u64, figure("kills"));
+        }
+        assert_eq!(metrics["status"], "succeeded");
+    }
 }
 
 #[test]
@@ -198,6 +228,31 @@ fn a_writer_that_leaves_gaps_is_caught() {
 #[test]
 fn writers_that_choose_their_own_numbers_are_caught() {
     is_caught("concurrent-checkpoints", "own-numbers", "ended with");
+}
+
+#[test]
+fn an_agent_that_counts_again_after_a_resume_is_caught() {
+    is_caught("end-to-end", "double-count", "words is");
+}
+
+#[test]
+fn an_agent_that_does_everything_again_is_caught() {
+    is_caught("end-to-end", "forget-resume", "instead of \\\"start");
+}
+
+#[test]
+fn an_agent_that_declares_success_before_its_answer_is_caught() {
+    is_caught("end-to-end", "early-success", "the task is succeeded at");
+}
+
+#[test]
+fn an_agent_that_keeps_a_part_of_its_state_in_memory_is_caught() {
+    is_caught("end-to-end", "forget-state", "words that are kept");
+}
+
+#[test]
+fn an_agent_whose_last_words_are_not_written_is_caught() {
+    is_caught("end-to-end", "ack-without-write", "was acknowledged");
 }
 
 /// Processes, by id, whose environment names `marker`, which they inherit.

@@ -13,12 +13,13 @@
 use std::fs;
 use std::time::Duration;
 
-use agentos_chaos::{Failure, Outcome, Prng, Run, Scenario, ScenarioResult, Verdict};
+use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict, Victim};
 use agentos_checkpoints::ReadState;
 use agentos_core::{Stopwatch, TaskId, TaskStatus, TaskStorage};
 use serde_json::Value;
 
 use super::lineage::Lineage;
+use super::plan::{Aim, EXTRA_KILLS_MAX, KILLS_MIN, plan};
 use super::sources;
 use crate::canary::Canary;
 use crate::checks::Wreck;
@@ -29,13 +30,6 @@ use crate::victims::{ANSWER_EVENT, Answer, Counter, Role, Tally, names, share, s
 
 const ITERATIONS: std::ops::RangeInclusive<u64> = 12..=24;
 const ITERATIONS_QUICK: std::ops::RangeInclusive<u64> = 10..=12;
-/// A run with fewer proves nothing.
-const KILLS_MIN: u64 = 3;
-/// Beyond them: while an agent begins again, or near the end.
-const EXTRA_KILLS_MAX: u64 = 2;
-/// The last iterations, kept from the first kills: an agent that outruns its
-/// killer by so many is not yet done.
-const RESERVE: u64 = 2;
 /// Times that all begins anew when an agent outran its killer all the same.
 const ATTEMPTS: u64 = 5;
 /// For one agent to do its next step, or all of its work; the machine may be busy.
@@ -65,9 +59,7 @@ fn tell(run: &mut Run, canary: Option<Canary>) -> ScenarioResult {
 
     run.progress("an agent works in peace");
     let mut peaceful = Story::begin(run, "peaceful", iterations, canary, &files)?;
-    let stopwatch = Stopwatch::start();
-    peaceful.finish(run, &mut outcome)?;
-    let iteration = stopwatch.elapsed() / u32::try_from(iterations)?;
+    let mut iteration = peaceful.in_peace(run, &mut outcome)?;
 
     let mut attempt = 0;
     let story = loop {
@@ -86,6 +78,8 @@ fn tell(run: &mut Run, canary: Option<Canary>) -> ScenarioResult {
         if enough || attempt == ATTEMPTS {
             break story;
         }
+        // The agent outran its killer: the next kills come sooner.
+        iteration /= 2;
     };
     if outcome.verdict == Verdict::Passed {
         if story.kills < KILLS_MIN {
@@ -114,52 +108,6 @@ fn read(folder: &std::path::Path) -> Fallible<Vec<File>> {
     names(folder)?.into_iter().map(file).collect()
 }
 
-/// When a kill shall come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Aim {
-    /// The word after which it comes.
-    word: &'static str,
-    /// The iteration of that word; if the work is beyond it, the next one.
-    iteration: u64,
-    /// Then it waits for this part of an iteration, in thousandths.
-    offset_permille: u64,
-}
-
-/// Chooses the kills: one in each third of the work, and up to `extra_max` more.
-fn plan(rng: &mut Prng, iterations: u64, extra_max: u64) -> Vec<Aim> {
-    let mut aim = |first: u64, last: u64, words: &[&'static str]| Aim {
-        word: rng.pick(words).copied().unwrap_or("begin"),
-        iteration: rng.between(first, last),
-        offset_permille: rng.between(0, 999),
-    };
-    let words = ["begin", "prepare", "commit", "ack"];
-    let work = iterations - RESERVE;
-    let mut plan: Vec<Aim> = (0..KILLS_MIN)
-        .map(|third| {
-            let border = |third| work * third / KILLS_MIN;
-            aim(border(third) + 1, border(third + 1), &words)
-        })
-        .collect();
-    let near_end = aim(work + 1, iterations, &words[..3]);
-    let while_opening = aim(1, KILLS_MIN, &["open"]);
-    let extra = match rng.between(0, extra_max) {
-        0 => 0,
-        1 => 1 + rng.between(0, 1),
-        _ => 3,
-    };
-    if extra & 1 != 0 {
-        plan.push(near_end);
-    }
-    if extra & 2 != 0 {
-        // After the kill of that number, when there is something to resume.
-        plan.insert(
-            usize::try_from(while_opening.iteration).unwrap_or(1),
-            while_opening,
-        );
-    }
-    plan
-}
-
 /// One agent, in all of its lives: what is known so far.
 struct Story<'files> {
     counter: Counter,
@@ -167,6 +115,8 @@ struct Story<'files> {
     lineage: Lineage,
     kills: u64,
     executed: u64,
+    /// How far the work was at each kill.
+    kill_points: Vec<f64>,
     /// The last word of each agent that was killed.
     killed_after: Vec<String>,
     status: Option<TaskStatus>,
@@ -197,6 +147,7 @@ impl Story<'_> {
             lineage: Lineage::of(TaskId::new(TASK)?),
             kills: 0,
             executed: 0,
+            kill_points: Vec::new(),
             killed_after: Vec::new(),
             status: None,
             answer: None,
@@ -259,7 +210,8 @@ impl Story<'_> {
         if killed {
             self.kills += 1;
             let (next, last) = (self.lineage.next, self.counter.iterations);
-            outcome.kill_point(fraction_done(&transcript.lines, next, last));
+            self.kill_points
+                .push(fraction_done(&transcript.lines, next, last));
             let words = transcript.lines.last().map(|line| line.split(' ').take(2));
             let words = words.map(|words| words.collect::<Vec<_>>().join(" "));
             self.killed_after.extend(words);
@@ -267,14 +219,33 @@ impl Story<'_> {
         self.look(&transcript.lines, killed, outcome)
     }
 
+    /// One undisturbed life. Returns how long an iteration lasts, by the median:
+    /// the machine may stall once or twice.
+    fn in_peace(&mut self, run: &mut Run, outcome: &mut Outcome) -> Fallible<Duration> {
+        let role = Role::Counter(self.counter.clone());
+        let mut victim = run.start(&spec("peaceful-counter", &role)?)?;
+        let mut lasted = Vec::new();
+        for number in 1..=self.counter.iterations {
+            let stopwatch = Stopwatch::start();
+            let ack = format!("ack {number} ");
+            victim.wait_for_line(&ack, PATIENCE, |line| line.starts_with(&ack))?;
+            lasted.push(stopwatch.elapsed());
+        }
+        self.end(run, victim, outcome)?;
+        lasted.sort();
+        Ok(lasted[lasted.len() / 2])
+    }
+
     /// One life to its own end.
     fn finish(&mut self, run: &mut Run, outcome: &mut Outcome) -> Fallible<()> {
         let role = Role::Counter(self.counter.clone());
-        let mut victim = run.start(&spec("last-counter", &role)?)?;
+        let victim = run.start(&spec("last-counter", &role)?)?;
+        self.end(run, victim, outcome)
+    }
+
+    fn end(&mut self, run: &Run, mut victim: Victim, outcome: &mut Outcome) -> Fallible<()> {
         let exit = victim.wait_for_exit(PATIENCE)?;
-        outcome.check(exit.success(), || {
-            format!("the last agent ended with {exit}")
-        });
+        outcome.check(exit.success(), || format!("an agent ended with {exit}"));
         let lines = run.transcripts().pop().unwrap_or_default().lines;
         self.look(&lines, false, outcome)
     }
@@ -386,6 +357,9 @@ impl Story<'_> {
     fn figures(self, outcome: &mut Outcome) {
         let mut resumed_from = self.lineage.resumed_from;
         resumed_from.truncate(usize::try_from(self.kills).unwrap_or(usize::MAX));
+        for fraction in self.kill_points {
+            outcome.kill_point(fraction);
+        }
         outcome.metric("kills", self.kills);
         outcome.metric("iterations", self.counter.iterations);
         outcome.metric("iterations_executed", self.executed);
@@ -394,36 +368,5 @@ impl Story<'_> {
         outcome.metric("unacknowledged", self.lineage.unacknowledged);
         let status = self.status.map_or("unknown", TaskStatus::as_str);
         outcome.metric("status", status);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_plan_reaches_every_third_and_leaves_room_to_be_late() {
-        let mut sizes = [0; 6];
-        for seed in 0..2000 {
-            let mut rng = Prng::seeded(seed);
-            let iterations = rng.between(*ITERATIONS_QUICK.start(), *ITERATIONS.end());
-            let plan = plan(&mut rng, iterations, EXTRA_KILLS_MAX);
-            sizes[plan.len()] += 1;
-            let work: Vec<&Aim> = plan.iter().filter(|aim| aim.word != "open").collect();
-            assert!(work.len() >= 3 && plan[0].word != "open");
-            let room = iterations - RESERVE;
-            for (third, aim) in work.iter().take(3).enumerate() {
-                let third = third as u64;
-                assert!(
-                    room * third / 3 < aim.iteration && aim.iteration <= room * (third + 1) / 3
-                );
-            }
-            let distinct = work
-                .windows(2)
-                .all(|pair| pair[0].iteration < pair[1].iteration);
-            assert!(distinct && work.iter().all(|aim| aim.iteration <= iterations));
-        }
-        assert!(sizes[..3].iter().all(|count| *count == 0));
-        assert!(sizes[3..].iter().all(|count| *count > 300), "{sizes:?}");
     }
 }

@@ -4,6 +4,7 @@ mod concurrent_checkpoints;
 mod end_to_end;
 mod kill_9_recovery;
 mod lineage;
+mod plan;
 mod sources;
 
 use agentos_chaos::Scenario;

@@ -1,0 +1,93 @@
+//! When an agent that works in iterations shall be killed: chosen by the seed,
+//! before it begins, over the whole of its work.
+//!
+//! A kill comes after a word of the agent, so after counted progress, and a part
+//! of an iteration later. The first kills leave room at the end, so that an agent
+//! which runs on while its killer is kept waiting is not done.
+
+use agentos_chaos::Prng;
+
+/// A run with fewer proves nothing.
+pub(super) const KILLS_MIN: u64 = 3;
+/// Beyond them: while an agent begins again, or near the end.
+pub(super) const EXTRA_KILLS_MAX: u64 = 2;
+/// The last iterations, kept from the first kills: an agent that outruns its
+/// killer by so many is not yet done.
+const RESERVE: u64 = 2;
+
+/// When a kill shall come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Aim {
+    /// The word after which it comes.
+    pub(super) word: &'static str,
+    /// The iteration of that word; if the work is beyond it, the next one.
+    pub(super) iteration: u64,
+    /// Then it waits for this part of an iteration, in thousandths.
+    pub(super) offset_permille: u64,
+}
+
+/// Chooses the kills: one in each third of the work, and up to `extra_max` more.
+pub(super) fn plan(rng: &mut Prng, iterations: u64, extra_max: u64) -> Vec<Aim> {
+    let mut aim = |first: u64, last: u64, words: &[&'static str]| Aim {
+        word: rng.pick(words).copied().unwrap_or("begin"),
+        iteration: rng.between(first, last),
+        offset_permille: rng.between(0, 999),
+    };
+    let words = ["begin", "prepare", "commit", "ack"];
+    let work = iterations - RESERVE;
+    let mut plan: Vec<Aim> = (0..KILLS_MIN)
+        .map(|third| {
+            let border = |third| work * third / KILLS_MIN;
+            aim(border(third) + 1, border(third + 1), &words)
+        })
+        .collect();
+    let near_end = aim(work + 1, iterations, &words[..3]);
+    let while_opening = aim(1, KILLS_MIN, &["open"]);
+    let extra = match rng.between(0, extra_max) {
+        0 => 0,
+        1 => 1 + rng.between(0, 1),
+        _ => 3,
+    };
+    if extra & 1 != 0 {
+        plan.push(near_end);
+    }
+    if extra & 2 != 0 {
+        // After the kill of that number, when there is something to resume.
+        plan.insert(
+            usize::try_from(while_opening.iteration).unwrap_or(1),
+            while_opening,
+        );
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_reaches_every_third_and_leaves_room_to_be_late() {
+        let mut sizes = [0; 6];
+        for seed in 0..2000 {
+            let mut rng = Prng::seeded(seed);
+            let iterations = rng.between(10, 24);
+            let plan = plan(&mut rng, iterations, EXTRA_KILLS_MAX);
+            sizes[plan.len()] += 1;
+            let work: Vec<&Aim> = plan.iter().filter(|aim| aim.word != "open").collect();
+            assert!(work.len() >= 3 && plan[0].word != "open");
+            let room = iterations - RESERVE;
+            for (third, aim) in work.iter().take(3).enumerate() {
+                let third = third as u64;
+                assert!(
+                    room * third / 3 < aim.iteration && aim.iteration <= room * (third + 1) / 3
+                );
+            }
+            let distinct = work
+                .windows(2)
+                .all(|pair| pair[0].iteration < pair[1].iteration);
+            assert!(distinct && work.iter().all(|aim| aim.iteration <= iterations));
+        }
+        assert!(sizes[..3].iter().all(|count| *count == 0));
+        assert!(sizes[3..].iter().all(|count| *count > 300), "{sizes:?}");
+    }
+}
