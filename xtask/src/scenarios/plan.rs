@@ -20,7 +20,8 @@ const RESERVE: u64 = 2;
 pub(super) struct Aim {
     /// The word after which it comes.
     pub(super) word: &'static str,
-    /// The iteration of that word; if the work is beyond it, the next one.
+    /// The iteration of that word; if the work is beyond it, the next one. No
+    /// matter when the word is `open`.
     pub(super) iteration: u64,
     /// Then it waits for this part of an iteration, in thousandths.
     pub(super) offset_permille: u64,
@@ -42,21 +43,16 @@ pub(super) fn plan(rng: &mut Prng, iterations: u64, extra_max: u64) -> Vec<Aim> 
         })
         .collect();
     let near_end = aim(work + 1, iterations, &words[..3]);
-    let while_opening = aim(1, KILLS_MIN, &["open"]);
-    let extra = match rng.between(0, extra_max) {
-        0 => 0,
-        1 => 1 + rng.between(0, 1),
-        _ => 3,
-    };
-    if extra & 1 != 0 {
+    let while_opening = aim(1, iterations, &["open"]);
+    // After the kill of that number, when there may be something to resume.
+    let place = usize::try_from(rng.between(1, KILLS_MIN)).unwrap_or(1);
+    let extra = rng.between(0, extra_max);
+    let first = rng.percent(50);
+    if extra > 1 || (extra == 1 && first) {
         plan.push(near_end);
     }
-    if extra & 2 != 0 {
-        // After the kill of that number, when there is something to resume.
-        plan.insert(
-            usize::try_from(while_opening.iteration).unwrap_or(1),
-            while_opening,
-        );
+    if extra > 1 || (extra == 1 && !first) {
+        plan.insert(place, while_opening);
     }
     plan
 }
