@@ -9,7 +9,8 @@ use agentos_chaos::Prng;
 
 /// A run with fewer proves nothing.
 pub(super) const KILLS_MIN: u64 = 3;
-/// Beyond them: while an agent begins again, or near the end.
+/// Beyond them: while an agent begins again, or around the very last commit,
+/// which holds more than a checkpoint.
 pub(super) const EXTRA_KILLS_MAX: u64 = 2;
 /// The last iterations, kept from the first kills: an agent that outruns its
 /// killer by so many is not yet done.
@@ -42,14 +43,14 @@ pub(super) fn plan(rng: &mut Prng, iterations: u64, extra_max: u64) -> Vec<Aim> 
             aim(border(third) + 1, border(third + 1), &words)
         })
         .collect();
-    let near_end = aim(work + 1, iterations, &words[..3]);
+    let around_last_commit = aim(iterations, iterations, &["prepare", "commit"]);
     let while_opening = aim(1, iterations, &["open"]);
     // After the kill of that number, when there may be something to resume.
     let place = usize::try_from(rng.between(1, KILLS_MIN)).unwrap_or(1);
     let extra = rng.between(0, extra_max);
     let first = rng.percent(50);
     if extra > 1 || (extra == 1 && first) {
-        plan.push(near_end);
+        plan.push(around_last_commit);
     }
     if extra > 1 || (extra == 1 && !first) {
         plan.insert(place, while_opening);
