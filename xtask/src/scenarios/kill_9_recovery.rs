@@ -3,9 +3,9 @@
 //!
 //! Method: an agent works on a real file and acknowledges each checkpoint after
 //! its commit. It is killed a seeded fraction of a millisecond after a seeded
-//! number of acknowledgements, or after it began the commit that follows them. What it left behind is opened and checked, and
-//! the next agent must begin where that says. After some kills the last agent
-//! is let run to its end.
+//! number of acknowledgements, or after it began the commit that follows them.
+//! What it left behind is opened and checked, and the next agent must begin
+//! where that says. After some kills the last agent is let run to its end.
 //!
 //! SIGKILL does not lose what the kernel has: this proves nothing about
 //! `fsync`.
@@ -46,6 +46,8 @@ struct Story {
     agent: Agent,
     lineage: Lineage,
     kills: usize,
+    /// Iterations done at each kill; a half more inside a commit.
+    killed_at: Vec<f64>,
     outcome: Outcome,
 }
 
@@ -69,12 +71,13 @@ impl Story {
             agent,
             lineage: Lineage::of(TaskId::new(TASK)?),
             kills: 0,
+            killed_at: Vec::new(),
             outcome: Outcome::passed(),
         })
     }
 
     fn tell(mut self, run: &mut Run) -> ScenarioResult {
-        let kills = if run.quick() { KILLS_QUICK } else { KILLS };
+        let kills = kills(run.quick());
         for kill in 1..=kills {
             run.progress(format!("kill {kill} of {kills}"));
             self.live_and_die(run)?;
@@ -87,6 +90,10 @@ impl Story {
         if self.outcome.verdict == Verdict::Passed {
             run.progress("the last agent finishes");
             self.finish(run)?;
+        }
+        let work = self.agent.last.min(iterations_max(run.quick()));
+        for iterations in &self.killed_at {
+            self.outcome.kill_point(iterations / work as f64);
         }
         let lineage = self.lineage;
         self.outcome.metric("kills", self.kills);
@@ -115,7 +122,11 @@ impl Story {
             victim.wait_for_line("the next commit", PATIENCE, |line| line == following)?;
         }
         let transcript = victim.kill_after(offset)?;
-        self.heed(&transcript.said(), &transcript.acks())
+        let acks = transcript.acks();
+        let half = if inside_commit { 0.5 } else { 0.0 };
+        let done = self.lineage.next - 1 + acks.len() as u64;
+        self.killed_at.push(done as f64 + half);
+        self.heed(&transcript.said(), &acks)
     }
 
     /// Takes note of what an agent printed.
@@ -194,6 +205,19 @@ impl Story {
             });
         Ok(())
     }
+}
+
+fn kills(quick: bool) -> usize {
+    if quick { KILLS_QUICK } else { KILLS }
+}
+
+/// The iterations of the longest story there is: every killed agent makes as many
+/// acknowledgements as it may and one checkpoint more, and the last one makes its
+/// own. A kill's place is a part of what the story came to, or of this when a
+/// violation ended it and nobody knows. The first agent is left alone for some
+/// iterations and the last one to its end, so no kill is near 0 or 1.
+fn iterations_max(quick: bool) -> u64 {
+    kills(quick) as u64 * (ACKS.end() + 1) + ACKS.start() + 1
 }
 
 /// A real file of this project, of some hundred lines.
