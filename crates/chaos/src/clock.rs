@@ -4,9 +4,40 @@ use std::time::Duration;
 
 use agentos_core::{Deadline, Stopwatch};
 
-/// Whichever comes first: the deadline, or so long from now.
-pub(crate) fn sooner(deadline: Deadline, timeout: Duration) -> Deadline {
-    Deadline::after(timeout.min(deadline.remaining()))
+use crate::interrupt::Interrupt;
+
+/// The end of a scenario: its time is over, or somebody wants it to stop.
+#[derive(Debug, Clone)]
+pub(crate) struct End {
+    deadline: Deadline,
+    interrupt: Interrupt,
+}
+
+impl End {
+    pub(crate) fn new(timeout: Duration, interrupt: Interrupt) -> End {
+        End {
+            deadline: Deadline::after(timeout),
+            interrupt,
+        }
+    }
+
+    /// What is left; nothing after an interruption.
+    pub(crate) fn remaining(&self) -> Duration {
+        if self.is_interrupted() {
+            Duration::ZERO
+        } else {
+            self.deadline.remaining()
+        }
+    }
+
+    /// Whichever comes first: this end, or so long from now.
+    pub(crate) fn or_after(&self, timeout: Duration) -> Deadline {
+        Deadline::after(timeout.min(self.remaining()))
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupt.is_raised()
+    }
 }
 
 /// Burns the processor for exactly this long: a sleep of 300 µs would last

@@ -218,7 +218,7 @@ fn run_dump(dump: &Dump, run_dir: &Path, folder: &Path) -> Option<String> {
 
 /// The commit of the working directory; outside a repository, or without git,
 /// there is none.
-fn git_commit() -> Option<String> {
+pub(crate) fn git_commit() -> Option<String> {
     let spec = CommandSpec::new("git")
         .args(["rev-parse", "HEAD"])
         .timeout(GIT_TIMEOUT);

@@ -40,23 +40,31 @@
 //! ```
 
 mod clock;
+mod disk;
 mod error;
 mod evidence;
+mod interrupt;
 mod prng;
 pub mod report;
 mod runner;
 mod scenario;
+mod stability;
+mod statistics;
 mod supervisor;
 mod transcript;
 mod verdict;
 
 pub use error::{Failure, HarnessError};
 pub use evidence::DumpError;
+pub use interrupt::Interrupt;
 pub use prng::{Prng, fresh_seed, run_seed, scenario_seed};
 pub use report::live::Console;
+pub use report::stability::StabilityReport;
 pub use report::{Report, ScenarioReport};
 pub use runner::{Runner, SCENARIO_TIMEOUT_DEFAULT};
 pub use scenario::{Run, Scenario, ScenarioResult, UnknownScenario, select};
+pub use stability::{JOBS_MAX, RUNS_MAX, Stability};
+pub use statistics::lower_bound_95;
 pub use supervisor::{Victim, VictimSpec};
 pub use transcript::{ACK_PREFIX, Transcript};
 pub use verdict::{Metrics, Outcome, Verdict, exit_code};

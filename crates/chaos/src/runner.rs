@@ -3,7 +3,8 @@
 //! The seed is printed before anything can fail. An error, a panic or a passed
 //! deadline of a scenario becomes its verdict and never ends the run. The
 //! deadline is cooperative: all waits of the harness respect it, a scenario's
-//! own loops must look at [`Run::remaining`].
+//! own loops must look at [`Run::remaining`]. A scenario that was interrupted
+//! leaves nothing behind and is not in the report.
 
 use std::any::Any;
 use std::fmt;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use agentos_core::Stopwatch;
 
 use crate::evidence::{self, Dump, DumpError, Failed};
+use crate::interrupt::Interrupt;
 use crate::report::live::{Console, Live};
 use crate::report::terminal::seconds;
 use crate::report::{Report, ScenarioReport};
@@ -24,6 +26,9 @@ use crate::verdict::{Outcome, Verdict};
 
 /// How long a scenario may take when nothing else is said.
 pub const SCENARIO_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Hears how far a scenario is.
+pub(crate) type Progress = Box<dyn Fn(&str) + Send>;
 
 /// Names the command that runs one scenario again.
 type Replay = dyn Fn(&str, u64) -> String + Send + Sync;
@@ -39,7 +44,14 @@ pub struct Runner {
     artifacts: PathBuf,
     replay: Box<Replay>,
     dump: Option<Box<Dump>>,
+    interrupt: Interrupt,
     live: Live,
+}
+
+/// One scenario that ran, and what its user should know of its directory.
+pub(crate) struct Ran {
+    pub(crate) report: ScenarioReport,
+    pub(crate) notes: Vec<String>,
 }
 
 impl fmt::Debug for Runner {
@@ -67,6 +79,7 @@ impl Runner {
             artifacts: PathBuf::from("target/chaos-failures"),
             replay: Box::new(|name, seed| format!("{name} --seed {seed}")),
             dump: None,
+            interrupt: Interrupt::new(),
             live: Live::new(Console::Stdout),
         }
     }
@@ -132,6 +145,13 @@ impl Runner {
         self
     }
 
+    /// Stops when this is raised. The scenario under way is not reported.
+    #[must_use]
+    pub fn interrupt(mut self, interrupt: Interrupt) -> Runner {
+        self.interrupt = interrupt;
+        self
+    }
+
     /// Where the live lines go.
     #[must_use]
     pub fn console(mut self, console: Console) -> Runner {
@@ -139,52 +159,99 @@ impl Runner {
         self
     }
 
-    /// Runs the scenarios in order.
+    /// Runs the scenarios in order, until the last or an interruption.
     pub fn run(&self, scenarios: &[&Scenario]) -> Report {
         self.live.line(&format!("seed {}", self.seed));
         let count = scenarios.len();
-        let scenarios = scenarios
-            .iter()
-            .zip(1..)
-            .map(|(scenario, number)| self.run_one(scenario, &format!("[{number}/{count}]")))
-            .collect();
+        let mut reports = Vec::with_capacity(count);
+        for (scenario, number) in scenarios.iter().zip(1..) {
+            match self.run_shown(scenario, &format!("[{number}/{count}]")) {
+                Some(report) => reports.push(report),
+                None => break,
+            }
+        }
         Report {
             seed: self.seed,
-            scenarios,
+            interrupted: reports.len() < count,
+            scenarios: reports,
         }
     }
 
-    fn run_one(&self, scenario: &Scenario, place: &str) -> ScenarioReport {
-        let replay = (self.replay)(&scenario.name, self.seed);
+    /// Runs one scenario and says so; `None` when it was interrupted.
+    fn run_shown(&self, scenario: &Scenario, place: &str) -> Option<ScenarioReport> {
         let title = format!("{place} {}", scenario.name);
         if !self.live.is_terminal() {
             self.live.line(&format!("{title}: {}", scenario.goal));
         }
+        let bar = self.live.spinner(&title);
+        let (progress_bar, live, name) = (bar.clone(), self.live.clone(), title.clone());
+        let as_lines = self.verbose && !self.live.is_terminal();
+        let progress = Box::new(move |message: &str| {
+            progress_bar.set_message(format!("{name}: {message}"));
+            if as_lines {
+                live.line(&format!("{name}: {message}"));
+            }
+        });
+        let ran = self.run_one(scenario, self.seed, &|| true, progress);
+        bar.finish_and_clear();
+        let Some(Ran { report, notes }) = ran else {
+            self.live.line(&format!("{title}: interrupted"));
+            return None;
+        };
+        for note in notes {
+            self.live.line(&note);
+        }
+        let time = seconds(report.duration_ms);
+        self.live
+            .line(&format!("{title}: {} in {time}", report.verdict));
+        Some(report)
+    }
+
+    /// Runs one scenario in a directory of its own and prints nothing; `None`
+    /// when it was interrupted. The evidence of a violation is kept if
+    /// `keeps_evidence` says so.
+    pub(crate) fn run_one(
+        &self,
+        scenario: &Scenario,
+        seed: u64,
+        keeps_evidence: &dyn Fn() -> bool,
+        progress: Progress,
+    ) -> Option<Ran> {
+        if self.interrupt.is_raised() {
+            return None;
+        }
         let watch = Stopwatch::start();
-        let (outcome, wreck) = self.judge(scenario, &title);
-        let duration_ms = millis(watch.elapsed());
-        let mut report = ScenarioReport {
+        let (outcome, wreck) = self.judge(scenario, seed, progress);
+        // Whatever it found: an interruption changes how a scenario ends.
+        if self.interrupt.is_raised() {
+            return None;
+        }
+        let report = ScenarioReport {
             id: scenario.id,
             name: scenario.name.clone(),
             verdict: outcome.verdict,
-            duration_ms,
+            duration_ms: millis(watch.elapsed()),
             metrics: outcome.metrics,
-            replay,
+            replay: (self.replay)(&scenario.name, seed),
             evidence: None,
             reasons: outcome.reasons,
             kill_points: outcome.kill_points,
         };
+        let notes = Vec::new();
+        let mut ran = Ran { report, notes };
         if let Some(wreck) = wreck {
-            self.clear_up(scenario, wreck, &mut report);
+            self.clear_up(scenario, seed, wreck, &mut ran, keeps_evidence);
         }
-        let time = seconds(duration_ms);
-        self.live
-            .line(&format!("{title}: {} in {time}", report.verdict));
-        report
+        Some(ran)
     }
 
     /// Runs one scenario to its outcome, with what it left behind.
-    fn judge(&self, scenario: &Scenario, title: &str) -> (Outcome, Option<Wreck>) {
+    fn judge(
+        &self,
+        scenario: &Scenario,
+        seed: u64,
+        progress: Progress,
+    ) -> (Outcome, Option<Wreck>) {
         let mut wreck = match Wreck::new(&self.work_dir) {
             Ok(wreck) => wreck,
             Err(error) => {
@@ -194,30 +261,22 @@ impl Runner {
                 return (outcome, None);
             }
         };
-        let bar = self.live.spinner(title);
-        let (progress_bar, live, title) = (bar.clone(), self.live.clone(), title.to_owned());
-        let as_lines = self.verbose && !self.live.is_terminal();
         let mut run = Run::new(
             &scenario.name,
             RunSettings {
-                seed: self.seed,
+                seed,
                 quick: self.quick,
                 verbose: self.verbose,
                 timeout: self.timeout,
+                interrupt: self.interrupt.clone(),
                 dir: wreck.run_dir(),
                 log_dir: wreck.log_dir(),
-                progress: Box::new(move |message| {
-                    progress_bar.set_message(format!("{title}: {message}"));
-                    if as_lines {
-                        live.line(&format!("{title}: {message}"));
-                    }
-                }),
+                progress,
             },
         );
         // A panic leaves behind what the run's directory and transcripts hold;
         // both are read only as evidence.
         let result = catch_unwind(AssertUnwindSafe(|| scenario.run(&mut run)));
-        bar.finish_and_clear();
         wreck.transcripts = run.transcripts();
 
         let mut outcome = match result {
@@ -244,14 +303,22 @@ impl Runner {
     }
 
     /// Keeps the evidence of a violation, and removes what nobody needs.
-    fn clear_up(&self, scenario: &Scenario, wreck: Wreck, report: &mut ScenarioReport) {
-        let violated = report.verdict == Verdict::Violated;
-        if violated {
+    fn clear_up(
+        &self,
+        scenario: &Scenario,
+        seed: u64,
+        wreck: Wreck,
+        ran: &mut Ran,
+        keeps_evidence: &dyn Fn() -> bool,
+    ) {
+        let report = &mut ran.report;
+        let evident = report.verdict == Verdict::Violated && keeps_evidence();
+        if evident {
             let failed = Failed {
                 id: scenario.id,
                 name: &scenario.name,
                 goal: &scenario.goal,
-                seed: self.seed,
+                seed,
                 replay: &report.replay,
                 verdict: report.verdict,
                 reasons: &report.reasons,
@@ -270,12 +337,29 @@ impl Runner {
                 }
             }
         }
-        if violated || self.keep {
+        if evident || self.keep {
             let kept = wreck.root.keep();
-            self.live.line(&format!("kept {}", kept.display()));
+            ran.notes.push(format!("kept {}", kept.display()));
         } else if let Err(error) = wreck.root.close() {
-            self.live.line(&format!("a run's directory stays: {error}"));
+            ran.notes.push(format!("a run's directory stays: {error}"));
         }
+    }
+
+    /// The seed that everything follows from.
+    pub(crate) fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    pub(crate) fn work(&self) -> &Path {
+        &self.work_dir
+    }
+
+    pub(crate) fn is_interrupted(&self) -> bool {
+        self.interrupt.is_raised()
+    }
+
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
     }
 }
 
@@ -319,6 +403,6 @@ fn message_of(panic: &(dyn Any + Send)) -> &str {
         .unwrap_or("without a message")
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

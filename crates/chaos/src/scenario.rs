@@ -9,9 +9,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentos_core::Deadline;
-
+use crate::clock::End;
 use crate::error::{Failure, HarnessError};
+use crate::interrupt::Interrupt;
 use crate::prng::{Prng, scenario_seed};
 use crate::supervisor::{Victim, VictimSpec};
 use crate::transcript::{Shared, Transcript};
@@ -103,7 +103,7 @@ pub struct Run {
     verbose: bool,
     dir: PathBuf,
     log_dir: PathBuf,
-    deadline: Deadline,
+    end: End,
     victims: Vec<Shared>,
     progress: Box<dyn Fn(&str) + Send>,
 }
@@ -123,6 +123,7 @@ pub(crate) struct RunSettings {
     pub(crate) quick: bool,
     pub(crate) verbose: bool,
     pub(crate) timeout: Duration,
+    pub(crate) interrupt: Interrupt,
     pub(crate) dir: PathBuf,
     pub(crate) log_dir: PathBuf,
     pub(crate) progress: Box<dyn Fn(&str) + Send>,
@@ -137,7 +138,7 @@ impl Run {
             verbose: settings.verbose,
             dir: settings.dir,
             log_dir: settings.log_dir,
-            deadline: Deadline::after(settings.timeout),
+            end: End::new(settings.timeout, settings.interrupt),
             victims: Vec::new(),
             progress: settings.progress,
         }
@@ -167,13 +168,15 @@ impl Run {
 
     /// What is left of the scenario's time. Victims' waits never go beyond it;
     /// long loops must look at it. A scenario that overruns it is violated.
+    /// Nothing is left after an interruption; what the scenario then says is
+    /// heeded by nobody.
     pub fn remaining(&self) -> Duration {
-        self.deadline.remaining()
+        self.end.remaining()
     }
 
-    /// Whether the scenario's time is over.
+    /// Whether the scenario's time is over, or somebody wants it to stop.
     pub fn is_over(&self) -> bool {
-        self.deadline.passed()
+        self.end.remaining().is_zero()
     }
 
     /// Says how far it is.
@@ -197,7 +200,7 @@ impl Run {
             }
         };
         let transcript = Shared::new(spec.name());
-        let victim = Victim::start_for(&spec, transcript.clone(), self.deadline)?;
+        let victim = Victim::start_for(&spec, transcript.clone(), self.end.clone())?;
         self.victims.push(transcript);
         Ok(victim)
     }

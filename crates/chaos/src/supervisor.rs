@@ -14,9 +14,13 @@ use std::time::Duration;
 use agentos_core::Deadline;
 use agentos_process::{Child, CommandSpec, Exit, NextLine, ProcessError, Signal, Sink};
 
-use crate::clock;
+use crate::clock::{self, End};
 use crate::error::HarnessError;
+use crate::interrupt::Interrupt;
 use crate::transcript::{ACK_PREFIX, Shared, Transcript};
+
+/// How long an interruption may stay unnoticed by a wait.
+const INTERRUPT_POLL: Duration = Duration::from_millis(50);
 
 /// Longer waits than this are cut: nothing here waits for ever.
 const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -107,7 +111,7 @@ pub struct Victim {
     child: Child,
     transcript: Shared,
     /// The scenario's own end: no wait goes beyond it.
-    deadline: Deadline,
+    end: End,
     kills_itself: bool,
     /// Acknowledgements in the transcript.
     acked: usize,
@@ -123,13 +127,14 @@ impl Victim {
     /// [`HarnessError::NotStarted`] when its program cannot be run,
     /// [`HarnessError::Machine`] when the machine has no room for it.
     pub fn start(spec: &VictimSpec) -> Result<Victim, HarnessError> {
-        Victim::start_for(spec, Shared::new(&spec.name), Deadline::after(WAIT_MAX))
+        let end = End::new(WAIT_MAX, Interrupt::new());
+        Victim::start_for(spec, Shared::new(&spec.name), end)
     }
 
     pub(crate) fn start_for(
         spec: &VictimSpec,
         transcript: Shared,
-        deadline: Deadline,
+        end: End,
     ) -> Result<Victim, HarnessError> {
         let stderr = match &spec.stderr_log {
             None => Sink::Null,
@@ -153,7 +158,7 @@ impl Victim {
         Ok(Victim {
             child,
             transcript,
-            deadline,
+            end,
             kills_itself: spec.kills_itself,
             acked: 0,
             looked_at: 0,
@@ -193,7 +198,7 @@ impl Victim {
         count: usize,
         timeout: Duration,
     ) -> Result<Vec<String>, HarnessError> {
-        let deadline = clock::sooner(self.deadline, timeout);
+        let deadline = self.end.or_after(timeout);
         while self.acked < count {
             self.read_line(deadline, || format!("{count} acknowledgements"))?;
         }
@@ -213,7 +218,7 @@ impl Victim {
         timeout: Duration,
         matches: impl Fn(&str) -> bool,
     ) -> Result<String, HarnessError> {
-        let deadline = clock::sooner(self.deadline, timeout);
+        let deadline = self.end.or_after(timeout);
         loop {
             let line = self.transcript.lock().lines.get(self.looked_at).cloned();
             match line {
@@ -235,18 +240,17 @@ impl Victim {
     /// [`HarnessError::TimedOut`] when it goes on (and is not killed),
     /// [`HarnessError::KilledByOthers`] when a foreign SIGKILL ended it.
     pub fn wait_for_exit(&mut self, timeout: Duration) -> Result<Exit, HarnessError> {
-        let deadline = clock::sooner(self.deadline, timeout);
+        let deadline = self.end.or_after(timeout);
         while let NextLine::Line(line) = self.next_line(deadline)? {
             self.push(&line);
         }
-        match self.child.wait(deadline.remaining()) {
-            Ok(Some(exit)) => {
+        match self.wait(deadline)? {
+            Some(exit) => {
                 self.take_what_arrived()?;
                 self.note_exit(exit, false)?;
                 Ok(exit)
             }
-            Ok(None) => Err(self.timed_out(deadline, "its end".to_owned())),
-            Err(source) => Err(self.process_error(source)),
+            None => Err(self.timed_out(deadline, "its end".to_owned())),
         }
     }
 
@@ -312,8 +316,26 @@ impl Victim {
     }
 
     fn next_line(&mut self, deadline: Deadline) -> Result<NextLine, HarnessError> {
-        let line = self.child.next_line(deadline.remaining());
-        line.map_err(|source| self.process_error(source))
+        loop {
+            let line = self
+                .child
+                .next_line(deadline.remaining().min(INTERRUPT_POLL));
+            match line.map_err(|source| self.process_error(source))? {
+                NextLine::TimedOut if !deadline.passed() && !self.end.is_interrupted() => {}
+                line => return Ok(line),
+            }
+        }
+    }
+
+    /// Waits for its end, which may be long after its last line.
+    fn wait(&mut self, deadline: Deadline) -> Result<Option<Exit>, HarnessError> {
+        loop {
+            let exit = self.child.wait(deadline.remaining().min(INTERRUPT_POLL));
+            match exit.map_err(|source| self.process_error(source))? {
+                None if !deadline.passed() && !self.end.is_interrupted() => {}
+                exit => return Ok(exit),
+            }
+        }
     }
 
     /// Reads one line into the transcript, or says why none comes.
@@ -328,13 +350,12 @@ impl Victim {
                 Ok(())
             }
             NextLine::TimedOut => Err(self.timed_out(deadline, waiting_for())),
-            NextLine::Eof => match self.child.wait(deadline.remaining()) {
-                Ok(Some(exit)) => {
+            NextLine::Eof => match self.wait(deadline)? {
+                Some(exit) => {
                     self.note_exit(exit, false)?;
                     Err(self.ended(exit, waiting_for()))
                 }
-                Ok(None) => Err(self.timed_out(deadline, waiting_for())),
-                Err(source) => Err(self.process_error(source)),
+                None => Err(self.timed_out(deadline, waiting_for())),
             },
         }
     }

@@ -46,6 +46,9 @@ impl Serialize for Verdict {
     }
 }
 
+/// The exit code of a program that SIGINT ended, as shells have it.
+pub(crate) const EXIT_INTERRUPTED: u8 = 130;
+
 /// The exit code of a program that ran scenarios with these verdicts: 1 when
 /// anything was violated, else 2 when anything was inconclusive or nothing ran
 /// at all, else 0.

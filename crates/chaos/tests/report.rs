@@ -26,6 +26,7 @@ fn result(id: u32, name: &str, verdict: Verdict) -> ScenarioReport {
 fn report() -> Report {
     Report {
         seed: 7,
+        interrupted: false,
         scenarios: vec![
             result(1, "kill", Verdict::Passed),
             result(2, "flip", Verdict::Violated),
@@ -90,7 +91,8 @@ fn the_json_has_exactly_this_shape() {
   ],
   "passed": 1,
   "failed": 1,
-  "inconclusive": 1
+  "inconclusive": 1,
+  "interrupted": false
 }
 "#;
     assert_eq!(json::render(&report()).unwrap(), expected);
@@ -121,6 +123,7 @@ fn the_table_ends_with_a_line_of_its_own() {
 fn when_all_passed_nothing_is_named() {
     let report = Report {
         seed: 7,
+        interrupted: false,
         scenarios: vec![result(1, "kill", Verdict::Passed)],
     };
     let text = terminal::render(&report);

@@ -15,11 +15,13 @@ struct Form<'report> {
     passed: usize,
     failed: usize,
     inconclusive: usize,
+    interrupted: bool,
 }
 
 /// The report as JSON, with a newline at its end:
 /// `{"seed", "scenarios": [{"id", "name", "verdict", "duration_ms", "metrics",
-/// "replay", "evidence", "reasons", "kill_points"}], "passed", "failed", "inconclusive"}`,
+/// "replay", "evidence", "reasons", "kill_points"}], "passed", "failed", "inconclusive",
+/// "interrupted"}`,
 /// where `verdict` is `passed`, `violated` or `inconclusive`, and `evidence` a
 /// path or null.
 ///
@@ -33,6 +35,7 @@ pub fn render(report: &Report) -> io::Result<String> {
         passed: report.count(Verdict::Passed),
         failed: report.count(Verdict::Violated),
         inconclusive: report.count(Verdict::Inconclusive),
+        interrupted: report.interrupted,
     };
     let mut text = serde_json::to_string_pretty(&form)?;
     text.push('\n');

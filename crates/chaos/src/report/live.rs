@@ -1,4 +1,5 @@
-//! What is seen while scenarios run: plain lines, and on a terminal a spinner.
+//! What is seen while scenarios run: plain lines, and on a terminal a spinner or
+//! a bar.
 //!
 //! Nothing here fails: a console that is gone must not change a verdict.
 
@@ -7,7 +8,10 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressDrawTarget};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Done and to do, what came out, and what is left.
+const BAR: &str = "{wide_bar} {pos}/{len} {msg}, {eta} left";
 
 /// Where the live lines of a run go.
 pub enum Console {
@@ -70,18 +74,35 @@ impl Live {
     /// A spinner with a text; hidden unless the console is a terminal. It ends
     /// with [`ProgressBar::finish_and_clear`].
     pub(crate) fn spinner(&self, text: &str) -> ProgressBar {
-        let console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
-        let target = match &*console {
-            Console::Stdout if self.is_terminal => ProgressDrawTarget::stdout(),
-            Console::Stderr if self.is_terminal => ProgressDrawTarget::stderr(),
-            _ => ProgressDrawTarget::hidden(),
-        };
-        let bar = ProgressBar::with_draw_target(None, target);
+        let bar = ProgressBar::with_draw_target(None, self.target());
         bar.set_message(text.to_owned());
         if self.is_terminal {
             bar.enable_steady_tick(Duration::from_millis(100));
         }
         bar
+    }
+
+    /// A bar over so many runs, with the time that is left and a message; hidden
+    /// unless the console is a terminal. Lines are printed inside
+    /// [`ProgressBar::suspend`]. It ends with [`ProgressBar::finish_and_clear`].
+    pub(crate) fn bar(&self, runs: u64) -> ProgressBar {
+        let bar = ProgressBar::with_draw_target(Some(runs), self.target());
+        if let Ok(style) = ProgressStyle::with_template(BAR) {
+            bar.set_style(style);
+        }
+        if self.is_terminal {
+            bar.enable_steady_tick(Duration::from_millis(250));
+        }
+        bar
+    }
+
+    fn target(&self) -> ProgressDrawTarget {
+        let console = self.console.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*console {
+            Console::Stdout if self.is_terminal => ProgressDrawTarget::stdout(),
+            Console::Stderr if self.is_terminal => ProgressDrawTarget::stderr(),
+            _ => ProgressDrawTarget::hidden(),
+        }
     }
 }
 

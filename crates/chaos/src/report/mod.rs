@@ -2,15 +2,19 @@
 //!
 //! The only folder of this crate that prints.
 
+mod facts;
 pub mod json;
 pub(crate) mod live;
+pub mod stability;
 pub mod terminal;
 
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use crate::verdict::{Metrics, Verdict, exit_code};
+pub use facts::facts;
+
+use crate::verdict::{EXIT_INTERRUPTED, Metrics, Verdict, exit_code};
 
 /// One scenario's result.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -40,7 +44,9 @@ pub struct ScenarioReport {
 pub struct Report {
     /// The seed that was printed first.
     pub seed: u64,
-    /// One result a scenario.
+    /// Whether it ended before the last scenario, because somebody wanted it to.
+    pub interrupted: bool,
+    /// One result a scenario that came to its end.
     pub scenarios: Vec<ScenarioReport>,
 }
 
@@ -50,10 +56,13 @@ impl Report {
         self.of(verdict).count()
     }
 
-    /// 0 only if all passed; 1 when anything was violated; else 2. See
-    /// [`exit_code`].
+    /// 0 only if all passed; 1 when anything was violated; else 130 after an
+    /// interruption; else 2. See [`exit_code`].
     pub fn exit_code(&self) -> u8 {
-        exit_code(self.scenarios.iter().map(|scenario| scenario.verdict))
+        match exit_code(self.scenarios.iter().map(|scenario| scenario.verdict)) {
+            0 | 2 if self.interrupted => EXIT_INTERRUPTED,
+            code => code,
+        }
     }
 
     pub(crate) fn of(&self, verdict: Verdict) -> impl Iterator<Item = &ScenarioReport> {

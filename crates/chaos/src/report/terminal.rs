@@ -43,6 +43,9 @@ pub fn render(report: &Report) -> String {
         .map(|scenario| scenario.name.as_str())
         .collect();
     text.push('\n');
+    if report.interrupted {
+        text.push_str("interrupted: the other scenarios did not run to their end\n");
+    }
     if !unjudged.is_empty() {
         let _ = writeln!(text, "inconclusive: {}", unjudged.join(", "));
     }
