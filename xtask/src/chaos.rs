@@ -6,19 +6,25 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agentos_chaos::{Console, Runner, fresh_seed, report, select};
+use agentos_chaos::{Console, Interrupt, Runner, fresh_seed, report, select};
 use agentos_process::CommandSpec;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
 
-use crate::cli::ChaosArgs;
+use crate::cli::{ChaosArgs, CommonArgs, TIMEOUT_S};
 use crate::scenarios;
 use crate::victims::{self, Role};
+
+/// The exit code of a command that was interrupted.
+const EXIT_INTERRUPTED: i32 = 130;
 
 /// How long the dump of one database may take.
 const DUMP_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[expect(clippy::print_stdout, reason = "this is what the command is asked for")]
 pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
-    let all = scenarios::all(arguments.canary);
+    let common = &arguments.common;
+    let all = scenarios::all(common.canary);
     if arguments.list {
         for scenario in &all {
             println!(
@@ -29,42 +35,64 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = select(&all, &arguments.scenarios)?;
-    let to_stdout = arguments.json.as_deref() == Some(Path::new("-"));
-    let work_dir = target_dir().join("chaos-work");
-    fs::create_dir_all(&work_dir)?;
-    let canary = arguments.canary;
-    let quick = arguments.quick;
-    let mut runner = Runner::new(arguments.seed.unwrap_or_else(fresh_seed))
-        .quick(quick)
+    let report = runner(common)?
         .verbose(arguments.verbose)
         .keep(arguments.keep)
+        .run(&chosen);
+    if let Some(json) = &common.json {
+        report::json::write(&report, json)?;
+    }
+    if !is_stdout(common.json.as_deref()) {
+        print!("{}", report::terminal::render(&report));
+    }
+    Ok(ExitCode::from(report.exit_code()))
+}
+
+/// A runner for one run or many, that Ctrl-C stops.
+pub(crate) fn runner(arguments: &CommonArgs) -> Result<Runner, Box<dyn Error>> {
+    let interrupt = Interrupt::new();
+    for signal in [SIGINT, SIGTERM] {
+        // The second time there is no waiting for an orderly end. Victims die all
+        // the same: their guardians see to it.
+        flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED, interrupt.flag())?;
+        flag::register(signal, interrupt.flag())?;
+    }
+    let target = target_dir();
+    let artifacts = arguments.artifacts.clone();
+    let runner = Runner::new(arguments.seed.unwrap_or_else(fresh_seed))
+        .quick(arguments.quick)
         .timeout(Duration::from_secs(arguments.timeout))
-        .work_dir(work_dir)
-        .artifacts(target_dir().join("chaos-failures"))
-        .console(if to_stdout {
+        .work_dir(target.join("chaos-work"))
+        .artifacts(artifacts.unwrap_or_else(|| target.join("chaos-failures")))
+        .interrupt(interrupt)
+        .console(if is_stdout(arguments.json.as_deref()) {
             Console::Stderr
         } else {
             Console::Stdout
         })
-        .replay(move |name, seed| {
-            let quick = if quick { " --quick" } else { "" };
-            let canary = canary.map_or(String::new(), |canary| {
-                format!(" --canary {}", canary.name())
-            });
-            format!("cargo xtask chaos {name} --seed {seed}{quick}{canary}")
-        })
-        .dump(|run_dir, evidence| dump_databases(run_dir, evidence));
-    if let Some(artifacts) = &arguments.artifacts {
-        runner = runner.artifacts(artifacts);
+        .dump(dump_databases);
+    let options = replay_options(arguments);
+    Ok(runner.replay(move |name, seed| format!("cargo xtask chaos {name} --seed {seed}{options}")))
+}
+
+/// What else a run depends on, as it stands on the command line.
+fn replay_options(arguments: &CommonArgs) -> String {
+    let mut options = String::new();
+    if arguments.quick {
+        options.push_str(" --quick");
     }
-    let report = runner.run(&chosen);
-    if let Some(json) = &arguments.json {
-        report::json::write(&report, json)?;
+    if arguments.timeout != TIMEOUT_S {
+        options.push_str(&format!(" --timeout {}", arguments.timeout));
     }
-    if !to_stdout {
-        print!("{}", report::terminal::render(&report));
+    if let Some(canary) = arguments.canary {
+        options.push_str(&format!(" --canary {}", canary.name()));
     }
-    Ok(ExitCode::from(report.exit_code()))
+    options
+}
+
+/// Whether a report goes to standard output, which then has nothing else.
+pub(crate) fn is_stdout(json: Option<&Path>) -> bool {
+    json == Some(Path::new("-"))
 }
 
 /// The build's own directory: on a real disk, and ignored by version control.

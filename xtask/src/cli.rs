@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
+use agentos_chaos::{JOBS_MAX, RUNS_MAX, SCENARIO_TIMEOUT_DEFAULT};
 use clap::{Args, Parser, Subcommand};
 
 use crate::canary::Canary;
+
+/// Seconds that one scenario may take when nothing is said.
+pub(crate) const TIMEOUT_S: u64 = SCENARIO_TIMEOUT_DEFAULT.as_secs();
 
 /// Proves that AgentOS Recovery survives what it says it survives.
 #[derive(Debug, Parser)]
@@ -19,8 +23,14 @@ pub(crate) enum Command {
     /// Kills real processes and checks what they left behind.
     ///
     /// Exit codes: 0 all scenarios passed; 1 a promise was broken; 2 a scenario
-    /// could not be judged, or the command line is wrong.
+    /// could not be judged, or the command line is wrong; 130 interrupted.
     Chaos(ChaosArgs),
+    /// Runs the scenarios many times, each time with another seed.
+    ///
+    /// Exit codes: 0 the gate holds and every run was judged; 1 the gate is
+    /// broken, or a violation is known of an interrupted loop; 2 a run could
+    /// not be judged, or the command line is wrong; 130 interrupted.
+    Stability(StabilityArgs),
     /// A program that exists to be killed.
     #[command(hide = true)]
     Victim {
@@ -37,6 +47,45 @@ pub(crate) struct ChaosArgs {
     /// List the scenarios and stop.
     #[arg(long)]
     pub(crate) list: bool,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    /// Keep the directories of all runs.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// Print progress as lines.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StabilityArgs {
+    /// How often each scenario runs.
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(RUNS_MAX)))]
+    pub(crate) runs: u32,
+    /// A scenario to run, by name or number; may be given again. All of them
+    /// when none is named.
+    #[arg(long = "scenario", value_name = "NAME|NUMBER")]
+    pub(crate) scenarios: Vec<String>,
+    /// How many run at a time; one a processor when nothing is said.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=JOBS_MAX as i64))]
+    pub(crate) jobs: Option<u16>,
+    /// The part of the judged runs that must pass, of each scenario and of all.
+    /// 1 allows no violation.
+    #[arg(long, value_name = "R", default_value_t = 1.0, value_parser = pass_rate)]
+    pub(crate) min_pass_rate: f64,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    /// Write the report as JUnit XML to a file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+    /// Write the report as one HTML file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+}
+
+/// What one run and many have in common.
+#[derive(Debug, Args)]
+pub(crate) struct CommonArgs {
     /// Fewer kills, for a first look.
     #[arg(long)]
     pub(crate) quick: bool,
@@ -44,7 +93,7 @@ pub(crate) struct ChaosArgs {
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
     /// Seconds that one scenario may take.
-    #[arg(long, value_name = "S", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    #[arg(long, value_name = "S", default_value_t = TIMEOUT_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
     /// Write the report as JSON to a file, or to standard output with `-`.
     #[arg(long, value_name = "FILE|-")]
@@ -52,13 +101,14 @@ pub(crate) struct ChaosArgs {
     /// Where the evidence of violations goes.
     #[arg(long, value_name = "DIR")]
     pub(crate) artifacts: Option<PathBuf>,
-    /// Keep the directories of all runs.
-    #[arg(long)]
-    pub(crate) keep: bool,
-    /// Print progress as lines.
-    #[arg(short, long)]
-    pub(crate) verbose: bool,
     /// Run victims that are broken on purpose: the checks must catch them.
     #[arg(long, value_enum, hide = true)]
     pub(crate) canary: Option<Canary>,
+}
+
+fn pass_rate(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(rate) if (0.0..=1.0).contains(&rate) => Ok(rate),
+        _ => Err("a pass rate is a number from 0 to 1".to_owned()),
+    }
 }

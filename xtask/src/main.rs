@@ -9,6 +9,7 @@ mod checks;
 mod cli;
 mod model;
 mod scenarios;
+mod stability;
 mod victims;
 
 use std::process::ExitCode;
@@ -18,6 +19,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let result = match cli::Cli::parse().command {
         cli::Command::Chaos(arguments) => chaos::run(&arguments),
+        cli::Command::Stability(arguments) => stability::run(&arguments),
         cli::Command::Victim { role } => victims::run(&role).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

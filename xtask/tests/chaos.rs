@@ -68,7 +68,14 @@ fn the_json_report_has_the_promised_shape() {
     };
     assert_eq!(
         keys(&report),
-        ["failed", "inconclusive", "passed", "scenarios", "seed"]
+        [
+            "failed",
+            "inconclusive",
+            "interrupted",
+            "passed",
+            "scenarios",
+            "seed"
+        ]
     );
     assert_eq!(report["seed"], 12);
     assert_eq!(
@@ -84,6 +91,7 @@ fn the_json_report_has_the_promised_shape() {
         "metrics",
         "replay",
         "evidence",
+        "kill_points",
     ] {
         assert!(scenario.get(key).is_some(), "{key}: {scenario}");
     }
@@ -97,6 +105,7 @@ fn the_json_report_has_the_promised_shape() {
         ["acked", "found", "kills", "resumed_from", "unacknowledged"]
     );
     assert!(scenario["metrics"]["acked"].as_u64().unwrap() >= 5);
+    assert_eq!(scenario["kill_points"].as_array().unwrap().len(), 1);
 }
 
 /// Goal: "killed at least three times" is not a matter of luck. Method: the
@@ -267,8 +276,9 @@ fn processes_about(marker: &str) -> Vec<String> {
     found
 }
 
-/// Goal: Ctrl-C leaves no child behind. Method: interrupt the command while its
-/// victim works; then nobody may be left who inherited its environment.
+/// Goal: Ctrl-C leaves neither a child nor a directory behind. Method: interrupt
+/// the command while its victim works; then nobody may be left who inherited its
+/// environment.
 #[test]
 fn an_interrupted_run_leaves_no_child_behind() {
     let target = tempfile::tempdir().unwrap();
@@ -288,7 +298,10 @@ fn an_interrupted_run_leaves_no_child_behind() {
         }
     }
     child.signal(Signal::Interrupt).unwrap();
-    assert!(child.wait(PATIENCE).unwrap().is_some());
+    let exit = child.wait(PATIENCE).unwrap().unwrap();
+    assert_eq!(exit.to_string(), "exit code 130");
+    let work = target.path().join("chaos-work");
+    assert_eq!(std::fs::read_dir(work).unwrap().count(), 0);
     while !processes_about(&marker).is_empty() {
         assert!(
             !deadline.passed(),
