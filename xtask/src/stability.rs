@@ -17,7 +17,6 @@ use crate::chaos;
 use crate::cli::StabilityArgs;
 use crate::scenarios;
 
-#[expect(clippy::print_stdout, reason = "this is what the command is asked for")]
 pub(crate) fn run(arguments: &StabilityArgs) -> Result<ExitCode, Box<dyn Error>> {
     let common = &arguments.common;
     let all = scenarios::all(common.canary);
@@ -30,33 +29,49 @@ pub(crate) fn run(arguments: &StabilityArgs) -> Result<ExitCode, Box<dyn Error>>
         .jobs(arguments.jobs.map_or_else(processors, usize::from))
         .min_pass_rate(arguments.min_pass_rate)
         .run(&chosen);
-    // The table comes first: a file that cannot be written must not cost it.
-    let to_stdout = chaos::is_stdout(common.json.as_deref());
-    if !to_stdout {
-        print!("{}", stability::terminal::render(&report));
-        io::stdout().flush()?;
+    match (write(&report, arguments), report.exit_code()) {
+        (Ok(()), code) => Ok(ExitCode::from(code)),
+        // A violation weighs more than a report that could not be written.
+        (Err(error), 1) => {
+            crate::report(&error);
+            Ok(ExitCode::from(1))
+        }
+        (Err(error), _) => Err(error.into()),
     }
-    write(&report, arguments)?;
-    Ok(ExitCode::from(report.exit_code()))
 }
 
-fn write(report: &StabilityReport, arguments: &StabilityArgs) -> Result<(), Box<dyn Error>> {
+/// Writes every form that was asked for; one that fails does not cost the others.
+fn write(report: &StabilityReport, arguments: &StabilityArgs) -> io::Result<()> {
+    let json = arguments.common.json.as_deref();
+    let mut written = Vec::new();
+    if !chaos::is_stdout(json) {
+        written.push(show(&stability::terminal::render(report)));
+    }
     if let Some(path) = &arguments.junit {
-        fs::write(path, stability::junit::render(report)?)?;
+        let text = stability::junit::render(report);
+        written.push(text.and_then(|text| fs::write(path, text)));
     }
     if let Some(path) = &arguments.html {
         let facts = facts(env!("CARGO_PKG_VERSION"));
-        fs::write(path, stability::html::render(report, &facts))?;
+        written.push(fs::write(path, stability::html::render(report, &facts)));
     }
-    if let Some(path) = &arguments.common.json {
-        let text = stability::json::render(report)?;
-        if chaos::is_stdout(Some(path)) {
-            io::stdout().lock().write_all(text.as_bytes())?;
-        } else {
-            fs::write(path, text)?;
-        }
+    if let Some(path) = json {
+        let text = stability::json::render(report);
+        written.push(text.and_then(|text| {
+            if chaos::is_stdout(json) {
+                show(&text)
+            } else {
+                fs::write(path, text)
+            }
+        }));
     }
-    Ok(())
+    written.into_iter().collect()
+}
+
+fn show(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 fn processors() -> usize {

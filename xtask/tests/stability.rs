@@ -28,7 +28,7 @@ fn stdout(finished: &Finished) -> String {
 }
 
 fn code(finished: &Finished) -> Outcome {
-    finished.outcome.clone()
+    finished.outcome
 }
 
 fn entries(folder: &Path) -> usize {

@@ -53,6 +53,7 @@ mod statistics;
 mod supervisor;
 mod transcript;
 mod verdict;
+mod wreck;
 
 pub use error::{Failure, HarnessError};
 pub use evidence::DumpError;

@@ -8,7 +8,6 @@
 
 use std::any::Any;
 use std::fmt;
-use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,8 +20,8 @@ use crate::report::live::{Console, Live};
 use crate::report::terminal::seconds;
 use crate::report::{Report, ScenarioReport};
 use crate::scenario::{Run, RunSettings, Scenario};
-use crate::transcript::Transcript;
 use crate::verdict::{Outcome, Verdict};
+use crate::wreck::Wreck;
 
 /// How long a scenario may take when nothing else is said.
 pub const SCENARIO_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
@@ -360,38 +359,6 @@ impl Runner {
 
     pub(crate) fn live(&self) -> &Live {
         &self.live
-    }
-}
-
-/// What a scenario leaves behind.
-struct Wreck {
-    root: tempfile::TempDir,
-    transcripts: Vec<Transcript>,
-}
-
-impl Wreck {
-    fn new(work_dir: &Path) -> io::Result<Wreck> {
-        std::fs::create_dir_all(work_dir)?;
-        let root = tempfile::Builder::new()
-            .prefix("agentos-chaos-")
-            .tempdir_in(work_dir)?;
-        let wreck = Wreck {
-            root,
-            transcripts: Vec::new(),
-        };
-        std::fs::create_dir(wreck.run_dir())?;
-        std::fs::create_dir(wreck.log_dir())?;
-        Ok(wreck)
-    }
-
-    /// Belongs to the scenario.
-    fn run_dir(&self) -> PathBuf {
-        self.root.path().join("run")
-    }
-
-    /// The victims' standard error, apart from the scenario's own files.
-    fn log_dir(&self) -> PathBuf {
-        self.root.path().join("victims")
     }
 }
 

@@ -301,7 +301,7 @@ impl<'run> Ledger<'run> {
         if !live.is_terminal() && tenth(done) > tenth(done - 1) {
             live.line(&format!("[{done}/{}] {so_far}", self.planned));
         }
-        self.bar.set_message(so_far);
         self.bar.inc(1);
+        self.bar.set_message(so_far);
     }
 }

@@ -73,11 +73,10 @@ fn the_table_ends_with_a_line_of_its_own() {
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines[lines.len() - 1], "4 passed, 1 failed");
     assert_eq!(lines[lines.len() - 2], "inconclusive: 1");
-    assert_eq!(lines[lines.len() - 3], "gate: no violation: broken");
-    assert_eq!(
-        lines[lines.len() - 4],
-        "sync latency: 321 µs (4 KiB, median)"
-    );
+    assert_eq!(lines[lines.len() - 3], "not run: 2 of 8");
+    assert_eq!(lines[lines.len() - 4], "gate: no violation: broken");
+    let sync = "sync latency: 321 µs (4 KiB, median)";
+    assert_eq!(lines[lines.len() - 5], sync);
     let seed = run_seed(SEED, 2);
     assert!(lines.contains(&format!("kill run 2, seed {seed}: violated").as_str()));
     assert!(lines.contains(&format!("  replay: cargo xtask chaos kill --seed {seed}").as_str()));
@@ -270,6 +269,34 @@ fn the_page_has_a_cell_for_every_run_with_seed_and_verdict() {
     assert_eq!(page.matches("<svg").count(), 4);
     assert_eq!(page.matches("<rect").count(), 80);
     assert!(page.contains("3 kills") && page.contains("321 µs"));
+}
+
+#[test]
+fn of_very_many_runs_only_those_that_did_not_pass_have_a_cell() {
+    let mut verdicts = vec![Verdict::Passed; 20_000];
+    verdicts[9000] = Verdict::Violated;
+    let report = StabilityReport {
+        runs: 20_000,
+        scenarios: vec![tally(1, "kill", &verdicts)],
+        ..report()
+    };
+    let page = html::render(&report, &[]);
+    assert_eq!(page.matches("<span class=\"v\"").count(), 1);
+    assert!(!page.contains("<span class=\"p\""));
+    assert!(page.contains("Of 20000 runs only those that did not pass."));
+    assert!(page.contains("title=\"run 9001, seed"));
+    let junit = junit::render(&report).unwrap();
+    assert_eq!(junit.matches("<testcase").count(), 20_000);
+}
+
+#[test]
+fn runs_that_are_missing_without_an_interruption_are_named() {
+    let report = StabilityReport {
+        interrupted: false,
+        ..empty()
+    };
+    assert!(terminal::render(&report).contains("not run: 4 of 4"));
+    assert_eq!(report.exit_code(), 2);
 }
 
 #[test]

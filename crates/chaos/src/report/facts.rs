@@ -20,7 +20,7 @@ pub fn facts(version: &str) -> Vec<(String, String)> {
     vec![
         fact("version", version.to_owned()),
         fact("commit", git_commit().unwrap_or_else(|| "unknown".into())),
-        fact("date", SystemClock.wall().to_text()),
+        fact("date", format!("{} UTC", SystemClock.wall().to_text())),
         fact("system", system.join(" ")),
         fact("processors", processors.to_string()),
     ]

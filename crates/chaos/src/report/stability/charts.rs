@@ -11,23 +11,25 @@ const HEIGHT: u64 = 70;
 /// Room for the words below the axis.
 const FOOT: u64 = 18;
 
-/// Bars for counts of equal parts of a range, from `low` to `high`.
-pub(super) fn histogram(counts: &[u64], low: &str, high: &str, title: &str) -> Markup {
+/// Bars for counts of equal parts of a range; `words` names the place in it that
+/// is 0 to 1 of the way.
+pub(super) fn histogram(counts: &[u64], words: impl Fn(f64) -> String, title: &str) -> Markup {
     let most = counts.iter().copied().max().unwrap_or(0).max(1);
     let width = counts.len() * BAR_WIDTH;
     let bottom = HEIGHT + FOOT - 4;
+    let end = |part: usize| words(part as f64 / counts.len() as f64);
     html! {
         svg.chart role="img" aria-label=(title) width=(width) height=(HEIGHT + FOOT)
             viewBox={ "0 0 " (width) " " (HEIGHT + FOOT) } {
-            @for (place, count) in counts.iter().enumerate() {
+            @for (part, count) in counts.iter().enumerate() {
                 @let height = bar_height(*count, most);
-                rect.bar x=(place * BAR_WIDTH) y=(HEIGHT - height) width=(BAR_WIDTH - BAR_GAP)
-                    height=(height) { title { (count) " in part " (place + 1) " of " (counts.len()) } }
+                rect.bar x=(part * BAR_WIDTH) y=(HEIGHT - height) width=(BAR_WIDTH - BAR_GAP)
+                    height=(height) { title { (count) " from " (end(part)) " to " (end(part + 1)) } }
             }
             line.axis x1="0" y1=(HEIGHT) x2=(width) y2=(HEIGHT) {}
-            text x="0" y=(bottom) { (low) }
+            text x="0" y=(bottom) { (words(0.0)) }
             text x=(width / 2) y=(bottom) text-anchor="middle" { "most: " (most) }
-            text x=(width) y=(bottom) text-anchor="end" { (high) }
+            text x=(width) y=(bottom) text-anchor="end" { (words(1.0)) }
         }
     }
 }
@@ -55,11 +57,9 @@ mod tests {
 
     #[test]
     fn words_are_escaped() {
-        let chart = histogram(&[1, 0], "<0", "1&", "\"t\"").into_string();
-        assert!(
-            chart.contains("&lt;0") && chart.contains("1&amp;"),
-            "{chart}"
-        );
+        let chart = histogram(&[1, 0], |place| format!("<{place}&"), "\"t\"").into_string();
+        let title = "<title>1 from &lt;0&amp; to &lt;0.5&amp;</title>";
+        assert!(chart.contains(title), "{chart}");
         assert!(chart.contains("aria-label=\"&quot;t&quot;\""), "{chart}");
         assert_eq!(chart.matches("<rect").count(), 2);
     }

@@ -79,7 +79,7 @@ fn summary(report: &StabilityReport, facts: &[(String, String)]) -> Markup {
         }
         dl {
             dt { "gate" } dd { (gate(report)) }
-            dt { "rate of failure" } dd { "below " (bound) " at 95 % confidence, over all runs" }
+            dt { "rate of failure" } dd { "below " (bound) " at 95 % confidence, all scenarios together" }
             dt { "seed" } dd { (report.seed) }
             dt { "runs" } dd { (report.runs) " of each scenario, " (report.jobs) " at a time" }
             dt { "sync latency" }
@@ -167,18 +167,25 @@ fn charts(tally: &ScenarioTally) -> Markup {
         .map(|record| as_float(record.duration_ms));
     let slowest = tally.times_ms().map_or(0, |times| times.2);
     let by_time = bins(times, as_float(slowest), BINS);
+    // Milliseconds are far below 2^53.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a part of a time is not negative"
+    )]
+    let time = |place: f64| seconds((as_float(slowest) * place) as u64);
     let kills = tally.kill_points.len();
     let by_kill = bins(tally.kill_points.iter().copied(), 1.0, BINS);
     html! {
         h3 { (tally.id) " " (tally.name) }
         div.charts {
             figure {
-                (histogram(&by_time, "0 s", &seconds(slowest), "times of the runs"))
+                (histogram(&by_time, time, "times of the runs"))
                 figcaption { "runs by the time they took" }
             }
             @if kills > 0 {
                 figure {
-                    (histogram(&by_kill, "0", "1", "kills over the work"))
+                    (histogram(&by_kill, |place| format!("{place:.2}"), "kills over the work"))
                     figcaption { (kills) " kills, by how far the work was: 0 its beginning, 1 its end" }
                 }
             } @else {

@@ -31,9 +31,11 @@ pub fn render(report: &StabilityReport) -> String {
         let _ = writeln!(text, "sync latency: {sync_us} µs (4 KiB, median)");
     }
     let _ = writeln!(text, "gate: {}", gate(report));
+    let (total, planned) = (counts.total(), report.planned());
     if report.interrupted {
-        let (total, planned) = (counts.total(), report.planned());
         let _ = writeln!(text, "interrupted after {total} of {planned} runs");
+    } else if total < planned {
+        let _ = writeln!(text, "not run: {} of {planned}", planned - total);
     }
     if counts.inconclusive > 0 {
         let _ = writeln!(text, "inconclusive: {}", counts.inconclusive);
