@@ -76,7 +76,9 @@ fn a_clean_loop_passes_and_writes_every_report() {
     let kills = scenario["kill_points"].as_array().unwrap();
     assert_eq!(kills.len(), 3);
     for kill in kills {
-        assert!((0.1..0.9).contains(&kill.as_f64().unwrap()), "{kill}");
+        // The first five iterations are never cut off, and the last never.
+        let kill = kill.as_f64().unwrap();
+        assert!(0.1 < kill && kill < 1.0, "{kill}");
     }
     let page = std::fs::read_to_string(html).unwrap();
     assert_eq!(page.matches("<span class=\"p\"").count(), 3);

@@ -91,7 +91,10 @@ impl Story {
             run.progress("the last agent finishes");
             self.finish(run)?;
         }
-        let work = self.agent.last.min(iterations_max(run.quick()));
+        let work = match self.agent.last {
+            u64::MAX => iterations_max(run.quick()),
+            last => last,
+        };
         for iterations in &self.killed_at {
             self.outcome.kill_point(iterations / work as f64);
         }
@@ -211,7 +214,7 @@ fn kills(quick: bool) -> usize {
     if quick { KILLS_QUICK } else { KILLS }
 }
 
-/// The iterations of the longest story there is: every killed agent makes as many
+/// The iterations of the longest story that is planned: every killed agent makes as many
 /// acknowledgements as it may and one checkpoint more, and the last one makes its
 /// own. A kill's place is a part of what the story came to, or of this when a
 /// violation ended it and nobody knows. The first agent is left alone for some
