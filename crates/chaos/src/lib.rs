@@ -5,7 +5,8 @@
 //! line speaks of is a promise. A *scenario* starts victims, kills them with
 //! SIGKILL at a seeded moment, and then reads what they left behind. Verdicts
 //! are three: passed, violated (the evidence is kept), and inconclusive, when
-//! the machine got in the way.
+//! the machine got in the way. A [`Runner`] runs scenarios once, [`Stability`]
+//! many times with a seed each, and says what the counts prove.
 //!
 //! SIGKILL proves nothing about `fsync`: the page cache survives it.
 //!
