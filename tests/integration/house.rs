@@ -102,6 +102,7 @@ fn each_crate_depends_only_on_what_is_below_it() {
         ("agentos-store", &["agentos-core"]),
         ("agentos-checkpoints", &["agentos-core", "agentos-process"]),
         ("agentos-chaos", &["agentos-core", "agentos-process"]),
+        ("agentos-recovery", &["agentos-core", "agentos-checkpoints"]),
     ]);
     for (name, dependencies) in crates() {
         let allowed = below

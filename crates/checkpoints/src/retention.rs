@@ -8,12 +8,14 @@
 //! those that holders of open leases work from. Each batch looks again, in its
 //! transaction, at what it relies on, and refuses a plan that is out of date.
 
+use std::time::Duration;
+
 use agentos_core::limits::{PAGE_ROWS_MAX, PRUNE_ROWS_MAX};
 use agentos_core::records::retention::{CheckpointAge, CheckpointThreshold};
 use agentos_core::{
     Checkpoint, CheckpointRule, CheckpointSpan, FoundCheckpoint, KeptFor, PartOutcome, Prunable,
-    PruneCheckpoints, SequenceNumber, Storage, StorageError, TaskId, Timestamp, Verification,
-    crash_point,
+    PruneCheckpoints, SequenceNumber, Stopwatch, Storage, StorageError, TaskId, Timestamp,
+    Verification, crash_point,
 };
 
 use crate::error::CheckpointError;
@@ -48,6 +50,8 @@ pub struct Pruning {
     pub bytes: u64,
     /// Transactions that it took.
     pub batches: u64,
+    /// The longest of them, the wait for the write lock included.
+    pub longest_batch: Duration,
     /// Something is left to remove: it was told to stop, or others changed so
     /// much meanwhile that plans went out of date. Call again.
     pub unfinished: bool,
@@ -136,7 +140,9 @@ pub fn prune(
             return Ok(pruning);
         };
         loop {
+            let watch = Stopwatch::start();
             let receipt = storage.commit(batch.clone().into())?;
+            pruning.longest_batch = pruning.longest_batch.max(watch.elapsed());
             let next = match receipt.outcomes.first() {
                 Some(PartOutcome::CheckpointsPruned(pruned)) => {
                     pruning.batches += 1;
