@@ -7,6 +7,7 @@
 mod canaries;
 mod checkpoints;
 mod commits;
+mod retention;
 mod rows;
 mod tasks;
 
@@ -55,6 +56,16 @@ macro_rules! conformance {
                 a_commit_without_parts_is_refused,
                 limits_name_themselves,
                 all_rows_of_a_commit_carry_one_moment;
+            retention:
+                the_oldest_go_and_no_number_is_given_again,
+                what_is_protected_stays,
+                a_plan_that_is_out_of_date_removes_nothing,
+                without_anything_to_protect_what_may_hold_stays,
+                a_batch_ends_where_the_next_begins,
+                the_ends_of_a_history_are_found,
+                audit_lines_beyond_a_number_go,
+                finished_tasks_go_with_their_checkpoints,
+                a_commit_prunes_once_and_within_its_bound;
             rows:
                 a_row_is_matched_told_apart_and_missed,
                 a_question_that_cannot_be_asked_is_an_answer,

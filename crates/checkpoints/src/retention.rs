@@ -87,7 +87,13 @@ impl CheckpointManager {
     /// [`Storage::commit`](agentos_core::Storage::commit). What earlier batches
     /// removed is gone.
     pub fn prune(&self, task: &TaskId, rule: &CheckpointRule) -> Result<Pruning, CheckpointError> {
-        Ok(prune(self.storage(), task, rule, &mut |_| true)?)
+        Ok(prune(
+            self.storage(),
+            task,
+            rule,
+            PRUNE_ROWS_MAX,
+            &mut |_| true,
+        )?)
     }
 }
 
@@ -116,8 +122,8 @@ pub fn plan_pruning(
     })
 }
 
-/// As [`CheckpointManager::prune`], for who has no manager. After each batch,
-/// with nothing locked, `go_on` is told what was removed so far, and says
+/// As [`CheckpointManager::prune`], for who has no manager. A batch looks at
+/// `rows` checkpoints at most. After each batch, with nothing locked, `go_on` is told what was removed so far, and says
 /// whether to go on; it may pause.
 ///
 /// # Errors
@@ -127,6 +133,7 @@ pub fn prune(
     storage: &dyn Storage,
     task: &TaskId,
     rule: &CheckpointRule,
+    rows: u32,
     go_on: &mut dyn FnMut(&Pruning) -> bool,
 ) -> Result<Pruning, StorageError> {
     rule.check()?;
@@ -139,6 +146,7 @@ pub fn prune(
         let (Some(mut batch), _) = plan(storage, task, rule)? else {
             return Ok(pruning);
         };
+        batch.rows = rows;
         loop {
             let watch = Stopwatch::start();
             let receipt = storage.commit(batch.clone().into())?;

@@ -27,7 +27,7 @@ mod upkeep;
 
 pub use pass::{
     Failure, Mode, Removed, Step, UpkeepReport, prune_checkpoints, prune_rows, reclaim_space,
-    run_upkeep,
+    run_upkeep, run_upkeep_with,
 };
 pub use stats::UpkeepStats;
 pub use upkeep::{Upkeep, UpkeepConfig, UpkeepError};

@@ -11,11 +11,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use agentos_checkpoints::{Pruning, plan_pruning, prune};
-use agentos_core::limits::{FREE_BYTES_KEPT_DEFAULT, PRUNE_ROWS_MAX};
+
 use agentos_core::{
     BoundedTable, CheckpointRule, LogShortened, PartOutcome, PruneRows, Retention, RowMark,
     RowRule, Stopwatch, Storage, StorageError, TaskId, TaskStatus, crash_point,
 };
+
+use crate::upkeep::UpkeepConfig;
 
 /// Tasks that are listed at a time.
 const TASKS_PER_PAGE: u32 = 256;
@@ -93,6 +95,8 @@ pub struct UpkeepReport {
     pub failed: u64,
     /// It was told to stop before it was done.
     pub stopped: bool,
+    /// Others changed so much of a task meanwhile that something was left.
+    pub unfinished: bool,
 }
 
 impl UpkeepReport {
@@ -101,7 +105,7 @@ impl UpkeepReport {
 
     /// Whether everything was done that was to be done.
     pub fn is_complete(&self) -> bool {
-        !self.stopped && self.failed == 0
+        !self.stopped && !self.unfinished && self.failed == 0
     }
 
     fn fail(&mut self, step: Step, task: Option<TaskId>, error: StorageError) {
@@ -127,10 +131,27 @@ pub fn run_upkeep(
     retention: &Retention,
     mode: Mode,
 ) -> Result<UpkeepReport, StorageError> {
-    retention.check()?;
+    let config = UpkeepConfig {
+        retention: *retention,
+        ..UpkeepConfig::default()
+    };
+    run_upkeep_with(storage, &config, mode)
+}
+
+/// As [`run_upkeep`], with its own size of batches and bytes left free. It does
+/// not pause.
+///
+/// # Errors
+///
+/// As there.
+pub fn run_upkeep_with(
+    storage: &dyn Storage,
+    config: &UpkeepConfig,
+    mode: Mode,
+) -> Result<UpkeepReport, StorageError> {
+    config.check()?;
     let mut go_on = || true;
-    let pass = Pass::new(storage, mode, &mut go_on);
-    Ok(pass.run(retention, FREE_BYTES_KEPT_DEFAULT))
+    Ok(Pass::new(storage, mode, config, &mut go_on).run())
 }
 
 /// Removes the checkpoints of every task that `rule` does not keep; see
@@ -145,8 +166,8 @@ pub fn prune_checkpoints(
     mode: Mode,
 ) -> Result<UpkeepReport, StorageError> {
     rule.check()?;
-    let mut go_on = || true;
-    let mut pass = Pass::new(storage, mode, &mut go_on);
+    let (config, mut go_on) = (UpkeepConfig::default(), || true);
+    let mut pass = Pass::new(storage, mode, &config, &mut go_on);
     pass.step(Step::Checkpoints, |pass| pass.checkpoints(rule));
     Ok(pass.report)
 }
@@ -163,8 +184,8 @@ pub fn prune_rows(
     mode: Mode,
 ) -> Result<UpkeepReport, StorageError> {
     rule.check()?;
-    let mut go_on = || true;
-    let mut pass = Pass::new(storage, mode, &mut go_on);
+    let (config, mut go_on) = (UpkeepConfig::default(), || true);
+    let mut pass = Pass::new(storage, mode, &config, &mut go_on);
     pass.step(Step::Rows(table), |pass| pass.rows(table, rule));
     Ok(pass.report)
 }
@@ -191,6 +212,7 @@ pub fn reclaim_space(storage: &dyn Storage, keep_bytes: u64) -> Result<u64, Stor
 pub(crate) struct Pass<'p> {
     storage: &'p dyn Storage,
     mode: Mode,
+    config: &'p UpkeepConfig,
     report: UpkeepReport,
     /// Called between batches, with nothing held: pauses, and says whether to
     /// go on.
@@ -201,11 +223,13 @@ impl<'p> Pass<'p> {
     pub(crate) fn new(
         storage: &'p dyn Storage,
         mode: Mode,
+        config: &'p UpkeepConfig,
         go_on: &'p mut dyn FnMut() -> bool,
     ) -> Pass<'p> {
         Pass {
             storage,
             mode,
+            config,
             report: UpkeepReport::default(),
             go_on,
         }
@@ -214,7 +238,8 @@ impl<'p> Pass<'p> {
     /// All steps. Checkpoints come before tasks, and tasks before work items, so
     /// that what one step removes changes nothing about what a later one finds:
     /// a dry run counts the same.
-    pub(crate) fn run(mut self, retention: &Retention, free_bytes_kept: u64) -> UpkeepReport {
+    pub(crate) fn run(mut self) -> UpkeepReport {
+        let retention = &self.config.retention;
         self.step(Step::Checkpoints, |pass| {
             pass.checkpoints(&retention.checkpoints)
         });
@@ -224,7 +249,7 @@ impl<'p> Pass<'p> {
             });
         }
         if self.mode == Mode::Apply {
-            self.step(Step::Space, |pass| pass.space(free_bytes_kept));
+            self.step(Step::Space, |pass| pass.space(pass.config.free_bytes_kept));
             self.step(Step::Log, |pass| {
                 let storage = pass.storage;
                 let log = pass.timed(|| storage.shorten_log())?;
@@ -306,15 +331,22 @@ impl<'p> Pass<'p> {
         }
         let mut so_far = Pruning::default();
         let storage = self.storage;
-        let answer = prune(storage, task, rule, &mut |pruning| {
-            so_far = *pruning;
-            self.between()
-        });
+        let answer = prune(
+            storage,
+            task,
+            rule,
+            self.config.rows_per_batch,
+            &mut |pruning| {
+                so_far = *pruning;
+                self.between()
+            },
+        );
         // What earlier batches removed is gone, also when a later one failed.
         self.report.checkpoints.add(so_far.removed, so_far.bytes);
         self.report.batches += so_far.batches;
         self.report.longest_batch = self.report.longest_batch.max(so_far.longest_batch);
-        answer.map(drop)
+        self.report.unfinished |= answer?.unfinished;
+        Ok(())
     }
 
     fn rows(&mut self, table: BoundedTable, rule: &RowRule) -> Result<(), StorageError> {
@@ -331,7 +363,7 @@ impl<'p> Pass<'p> {
             max_age: rule.max_age,
             up_to,
             after: RowMark::START,
-            rows: PRUNE_ROWS_MAX,
+            rows: self.config.rows_per_batch,
         };
         if self.mode == Mode::DryRun {
             let found = self.storage.prunable_rows(&plan)?;

@@ -10,8 +10,8 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use agentos_core::limits::{
-    FREE_BYTES_KEPT_DEFAULT, UPKEEP_INTERVAL_DEFAULT, UPKEEP_INTERVAL_MAX, UPKEEP_INTERVAL_MIN,
-    UPKEEP_PAUSE_DEFAULT, UPKEEP_PAUSE_MAX,
+    FREE_BYTES_KEPT_DEFAULT, PRUNE_ROWS_MAX, UPKEEP_INTERVAL_DEFAULT, UPKEEP_INTERVAL_MAX,
+    UPKEEP_INTERVAL_MIN, UPKEEP_PAUSE_DEFAULT, UPKEEP_PAUSE_MAX,
 };
 use agentos_core::{InvalidInput, Retention, Storage, StorageError};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
@@ -27,6 +27,9 @@ pub struct UpkeepConfig {
     pub interval: Duration,
     /// Pause between two batches, in which writers get in. 5 ms unless changed.
     pub pause: Duration,
+    /// Rows that one batch looks at, at most. Unless changed as many as the
+    /// engine takes; it ends a batch earlier when it takes too long.
+    pub rows_per_batch: u32,
     /// Unused bytes that are left in the file for what will be written next.
     /// 16 MiB unless changed.
     pub free_bytes_kept: u64,
@@ -39,6 +42,7 @@ impl Default for UpkeepConfig {
         UpkeepConfig {
             interval: UPKEEP_INTERVAL_DEFAULT,
             pause: UPKEEP_PAUSE_DEFAULT,
+            rows_per_batch: PRUNE_ROWS_MAX,
             free_bytes_kept: FREE_BYTES_KEPT_DEFAULT,
             retention: Retention::default(),
         }
@@ -60,6 +64,10 @@ impl UpkeepConfig {
         if UPKEEP_PAUSE_MAX < self.pause {
             let reason = format!("is longer than {UPKEEP_PAUSE_MAX:?}");
             return Err(InvalidInput::new("pause of upkeep", reason).into());
+        }
+        if !(1..=PRUNE_ROWS_MAX).contains(&self.rows_per_batch) {
+            let reason = format!("are not between 1 and {PRUNE_ROWS_MAX}");
+            return Err(InvalidInput::new("rows of a batch of upkeep", reason).into());
         }
         self.retention.check()
     }
@@ -166,8 +174,7 @@ fn run(
             Err(RecvTimeoutError::Timeout) => true,
             Err(RecvTimeoutError::Disconnected) => false,
         };
-        let pass = Pass::new(storage, Mode::Apply, &mut pause);
-        let report = pass.run(&config.retention, config.free_bytes_kept);
+        let report = Pass::new(storage, Mode::Apply, config, &mut pause).run();
         stats.lock().add(&report);
         if report.stopped {
             return;
