@@ -14,8 +14,9 @@ use crate::VICTIM;
 /// - `create.*`, `migrate.*`: `opening.rs` kills a creation at each.
 /// - `backup.*`: `backup.rs` kills a backup at each.
 /// - `ballast.*`: `disk_full.rs` kills a writer at each.
+/// - `prune.*`, `upkeep.*`: `upkeep.rs` kills a pass at each.
 /// - `store.*`: `many_processes.rs` stops and kills a writer at each.
-const USED: [&str; 13] = [
+const USED: [&str; 21] = [
     "backup.after_rename",
     "backup.before_rename",
     "backup.copied",
@@ -27,8 +28,16 @@ const USED: [&str; 13] = [
     "migrate.after",
     "migrate.before",
     "migrate.before_commit",
+    "prune.between_batches",
+    "prune.checkpoints_deleted",
+    "prune.rows_deleted",
     "store.after_commit",
     "store.before_commit",
+    "upkeep.between_batches",
+    "upkeep.log_cut",
+    "upkeep.log_moved",
+    "upkeep.optimized",
+    "upkeep.reclaimed",
 ];
 
 fn collect(folder: &Path, found: &mut BTreeSet<String>) {

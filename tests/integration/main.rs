@@ -22,6 +22,8 @@ mod monitoring;
 mod opening;
 mod states;
 mod traps;
+mod upgrades;
+mod upkeep;
 
 /// The program that is started many times, stopped and killed.
 const VICTIM: &str = env!("CARGO_BIN_EXE_agentos-test-victim");

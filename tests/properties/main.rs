@@ -5,6 +5,7 @@
 //! is tried first from then on. `PROPTEST_RNG_SEED` repeats a run.
 
 mod model;
+mod retention;
 mod round_trips;
 mod store;
 

@@ -9,6 +9,7 @@ mod gate;
 mod process;
 mod small_disk;
 mod stores;
+mod upkeep;
 
 use std::thread;
 use std::time::Duration;
@@ -22,6 +23,7 @@ pub use self::small_disk::{SmallDisk, on_small_disk};
 pub use self::stores::{
     Open, append, at, config, fresh, manual_clock, new_task, numbers, sqlite, task_id,
 };
+pub use self::upkeep::{Found, KEPT, look, upkeep_config, violations, worn_file};
 
 /// Longest that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -104,6 +104,23 @@ impl Victim {
         lines
     }
 
+    /// Everything that it says until it ends, and whether SIGKILL by its own hand
+    /// was the end.
+    ///
+    /// # Panics
+    ///
+    /// When it ends otherwise than so or with success.
+    pub fn dies_or_finishes(mut self) -> (Vec<String>, bool) {
+        let lines: Vec<String> = std::iter::from_fn(|| self.next_line()).collect();
+        let exit = self.child.wait(PATIENCE).expect("an end").expect("in time");
+        assert!(
+            exit.is_sigkill() || exit.success(),
+            "the victim {:?} ended with {exit:?}, having said {lines:?}",
+            self.what
+        );
+        (lines, exit.is_sigkill())
+    }
+
     /// Kills it with SIGKILL, and gives its last words.
     ///
     /// # Panics

@@ -11,8 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use agentos_core::{AuditLine, Commit, Deadline, Stopwatch, Storage, StorageError, crash_point};
+use agentos_recovery::{Mode, run_upkeep_with};
 use agentos_store::sqlite::{Config, SqliteStore};
-use agentos_tests::{append, config, new_task, numbers, pass, task_id};
+use agentos_tests::{append, config, new_task, numbers, pass, task_id, upkeep_config};
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 use rustix::thread::{set_thread_gid, set_thread_uid};
 
@@ -30,6 +31,7 @@ fn play(arguments: &[&str]) {
         ["append", database, gate, count, task] => append_many(database, gate, count, task),
         ["write", database, task] => write(database, task),
         ["append-small", database, task] => append_small(database, task),
+        ["upkeep", database] => upkeep(database),
         ["backup", database, target] => backup(database, target),
         ["read", database] => read(database),
         ["limited", database, task] => limited(database, task),
@@ -152,6 +154,14 @@ fn append_small(database: &str, task: &str) {
             say(format_args!("{}", appended.sequence));
         }
     }
+}
+
+/// Does a pass of upkeep with small batches, and says what it removed.
+fn upkeep(database: &str) {
+    let store = SqliteStore::open(config(database)).expect("an open store");
+    let report = run_upkeep_with(&store, &upkeep_config(), Mode::Apply).expect("good rules");
+    assert!(report.is_complete(), "{report:?}");
+    say(format_args!("done {}", report.checkpoints.rows));
 }
 
 /// Makes a backup and says how it went.

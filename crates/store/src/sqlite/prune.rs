@@ -156,7 +156,7 @@ impl OldCheckpoint {
         let Some((key, columns)) = found else {
             return Ok(None);
         };
-        let (candidate, bytes) = columns.decode(task, &[])?;
+        let (candidate, bytes) = columns.decode(&[])?;
         // A damaged index could lead elsewhere: nothing is removed on its word.
         if !(from..=up_to).contains(&candidate.sequence) {
             let what = format!("the index of the checkpoints of task {:?}", task.as_str());
@@ -208,17 +208,11 @@ impl CandidateColumns {
         })
     }
 
-    /// With the bytes of its state. A word that is none of ours is no failed
-    /// one: such a row is damaged.
-    pub(crate) fn decode(
-        self,
-        task: &TaskId,
-        leased: &[i64],
-    ) -> Result<(PruneCandidate, u64), StorageError> {
-        let verification = Verification::parse(&self.verification).ok_or_else(|| {
-            let what = "unknown verification";
-            StorageError::corrupt_checkpoint(task.as_str(), self.sequence, what)
-        })?;
+    /// With the bytes of its state. A word that is none of ours makes a damaged
+    /// row of it, and of no failed one: it must not keep the others from going.
+    pub(crate) fn decode(self, leased: &[i64]) -> Result<(PruneCandidate, u64), StorageError> {
+        let verification = Verification::parse(&self.verification);
+        let verification = verification.unwrap_or(Verification::Unverified);
         let candidate = PruneCandidate {
             sequence: checkpoints::sequence(self.sequence)?,
             carries_state: self.carries_state,

@@ -52,7 +52,7 @@ impl RetentionStorage for SqliteStore {
             })?;
             while let Some(row) = rows.next()? {
                 let columns = CandidateColumns::read(row, 0)?;
-                let (candidate, bytes) = columns.decode(&plan.task, &leased)?;
+                let (candidate, bytes) = columns.decode(&leased)?;
                 match plan.keeps(&candidate) {
                     Some(reason) => prunable.kept.push((candidate.sequence, reason)),
                     None => {

@@ -1,0 +1,425 @@
+//! Upkeep on a file with something of everything: what goes, what stays, a
+//! death at every point of a pass, and the thread that does it again and again.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentos_checkpoints::{CheckpointConfig, CheckpointManager, Resume};
+use agentos_core::{
+    AppendCheckpoint, BoundedTable, CheckpointRule, CheckpointType, KeptFor, Retention, RowRule,
+    SequenceNumber, Storage, TaskStorage,
+};
+use agentos_recovery::{
+    Mode, Removed, Upkeep, UpkeepConfig, UpkeepReport, run_upkeep, run_upkeep_with,
+};
+use agentos_store::sqlite::SqliteStore;
+use agentos_tests::{
+    KEPT, Victim, append, at, config, copy_database, fresh, look, manual_clock, new_task, task_id,
+    upkeep_config, violations, wait_until, worn_file,
+};
+use rusqlite::Connection;
+
+use crate::VICTIM;
+
+fn worn() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.db");
+    worn_file(&path);
+    (directory, path)
+}
+
+fn pass(path: &Path, mode: Mode) -> UpkeepReport {
+    let report = run_upkeep_with(&at(path), &upkeep_config(), mode).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    report
+}
+
+/// The figures by which a dry run and a real one are compared.
+fn figures(report: &UpkeepReport) -> (Removed, BTreeMap<BoundedTable, Removed>) {
+    let mut rows = report.rows.clone();
+    rows.retain(|_, removed| removed.rows > 0);
+    (report.checkpoints, rows)
+}
+
+#[test]
+fn a_pass_takes_every_table_to_its_bound_and_leaves_what_must_stay() {
+    let (_directory, path) = worn();
+    let before = look(&path);
+    let would = pass(&path, Mode::DryRun);
+    assert_eq!(look(&path), before, "a dry run changes nothing");
+    let did = pass(&path, Mode::Apply);
+    assert_eq!(figures(&would), figures(&did));
+    let after = look(&path);
+    assert_eq!(violations(&before, &after, KEPT as usize), [""; 0]);
+    assert_eq!(after.numbers["long"], [7, 36, 37, 38, 39, 40]);
+    assert_eq!(after.numbers["leased"], [4, 26, 27, 28, 29, 30]);
+    assert_eq!(after.numbers.get("old"), None, "its time is over");
+    assert_eq!(after.numbers["new"], [1, 2, 3]);
+    for (table, rows) in [
+        ("tasks", 3),
+        ("task_audits", 10),
+        ("checkpoint_counters", 3),
+        ("work_items", 1 + 3 + 4 + 6),
+        ("work_attempts", 2 * (1 + 3 + 4 + 6)),
+        ("idempotency_keys", 2 + 4),
+    ] {
+        assert_eq!(after.rows[table], rows, "{table}");
+    }
+    assert!(0 < did.reclaimed_bytes);
+    assert_eq!(after.free_pages, 0);
+    // Nothing is left to do.
+    let again = pass(&path, Mode::Apply);
+    assert_eq!(figures(&again), Default::default());
+    assert_eq!(look(&path), after);
+}
+
+/// The points of a pass, each as often as it is passed.
+fn points(path: &Path) -> BTreeMap<String, usize> {
+    let lines = Victim::start(VICTIM, "points", ["upkeep", path.to_str().unwrap()]).finish();
+    let mut points = BTreeMap::new();
+    for line in lines {
+        if let Some(point) = line.strip_prefix("point ") {
+            *points.entry(point.to_string()).or_default() += 1;
+        }
+    }
+    points
+}
+
+/// Goal: a death at any point of a pass loses nothing that must stay, and the
+/// next pass brings the file to where an undisturbed one would have brought it.
+/// Method: a dry run counts every hit of every point; a process dies at each in
+/// turn, by SIGKILL, on a copy of the file.
+#[test]
+fn a_pass_that_is_killed_anywhere_is_finished_by_the_next() {
+    let (_directory, path) = worn();
+    let before = look(&path);
+    let elsewhere = tempfile::tempdir().unwrap();
+    let undisturbed = copy_database(&path, elsewhere.path());
+    let points = points(&undisturbed);
+    let expected = look(&undisturbed);
+    for point in [
+        "prune.between_batches",
+        "prune.checkpoints_deleted",
+        "prune.rows_deleted",
+        "store.after_commit",
+        "store.before_commit",
+        "upkeep.between_batches",
+        "upkeep.log_cut",
+        "upkeep.log_moved",
+        "upkeep.optimized",
+        "upkeep.reclaimed",
+    ] {
+        assert!(
+            points.contains_key(point),
+            "{point} is not passed: {points:?}"
+        );
+    }
+    let (mut deaths, mut survived) = (0, 0);
+    for (point, hits) in &points {
+        for hit in 1..=*hits {
+            let elsewhere = tempfile::tempdir().unwrap();
+            let copy = copy_database(&path, elsewhere.path());
+            let (hit_text, database) = (hit.to_string(), copy.to_str().unwrap());
+            let arguments = [point.as_str(), &hit_text, "upkeep", database];
+            let (_, died) = Victim::start(VICTIM, "kill-at", arguments).dies_or_finishes();
+            // A batch ends by time as well, so two passes may differ by a few.
+            if died {
+                deaths += 1
+            } else {
+                survived += 1
+            }
+            let left = look(&copy);
+            let found = violations(&before, &left, KEPT as usize);
+            assert_eq!(found, [""; 0], "after a death at {point}, hit {hit}");
+            pass(&copy, Mode::Apply);
+            let end = look(&copy);
+            assert_eq!(end, expected, "after a death at {point}, hit {hit}");
+        }
+    }
+    println!("{deaths} deaths, {survived} points were not reached: {points:?}");
+    assert!(40 <= deaths, "{deaths}");
+    assert!(survived * 10 <= deaths, "{survived} of {deaths}");
+}
+
+/// Products that are broken on purpose, each in one way: the unchanged oracle
+/// must notice.
+#[test]
+fn broken_upkeep_is_caught() {
+    type Product = fn(&Connection);
+    let keeps_the_newest: Product = |connection| {
+        run(
+            connection,
+            "DELETE FROM checkpoints WHERE task_id IN ('long', 'leased')
+             AND sequence_number <= CASE task_id WHEN 'long' THEN 35 ELSE 25 END
+             AND sequence_number <> CASE task_id WHEN 'long' THEN 0 ELSE 4 END",
+        );
+    };
+    let ignores_leases: Product = |connection| {
+        run(
+            connection,
+            "DELETE FROM checkpoints WHERE task_id = 'leased' AND sequence_number <= 25",
+        );
+    };
+    let forgets_doubt: Product = |connection| {
+        run(
+            connection,
+            "DELETE FROM idempotency_keys WHERE expires_at < strftime('%Y-%m-%d', 'now', '+1 day')",
+        );
+    };
+    let newest_first: Product = |connection| {
+        run(
+            connection,
+            "DELETE FROM checkpoints WHERE task_id = 'old' AND sequence_number > 3",
+        );
+    };
+    let begins_anew: Product = |connection| {
+        run(
+            connection,
+            "DELETE FROM checkpoint_counters WHERE task_id = 'leased'",
+        );
+    };
+    let removes_the_newest: Product = |connection| {
+        run(
+            connection,
+            "DELETE FROM checkpoints WHERE task_id = 'leased' AND sequence_number = 30",
+        );
+    };
+    for (product, complaint) in [
+        (keeps_the_newest, "long: resumable is None, was Some(7)"),
+        (ignores_leases, "leased: 4, which is worked from, is gone"),
+        (forgets_doubt, "key 3 is gone"),
+        (newest_first, "old: [1, 2, 3] of"),
+        (begins_anew, "leased: its numbers begin anew"),
+        (removes_the_newest, "leased: [30] of the newest are gone"),
+    ] {
+        let (_directory, path) = worn();
+        let before = look(&path);
+        let connection = Connection::open(&path).unwrap();
+        product(&connection);
+        connection.close().unwrap();
+        let after = look(&path);
+        let found = violations(&before, &after, KEPT as usize);
+        assert!(
+            found.iter().any(|violation| violation.contains(complaint)),
+            "{complaint:?} was not noticed: {found:?}"
+        );
+    }
+}
+
+fn run(connection: &Connection, sql: &str) {
+    connection
+        .execute_batch("PRAGMA foreign_keys = OFF")
+        .and_then(|()| connection.execute_batch(sql))
+        .unwrap();
+}
+
+/// The canary of the comparison of a dry run with a real one.
+#[test]
+fn a_dry_run_that_counts_otherwise_is_caught() {
+    let (_directory, path) = worn();
+    let would = pass(&path, Mode::DryRun);
+    let other = UpkeepConfig {
+        retention: Retention {
+            checkpoints: CheckpointRule::keep_last(KEPT + 1),
+            ..upkeep_config().retention
+        },
+        ..upkeep_config()
+    };
+    let did = run_upkeep_with(&at(&path), &other, Mode::Apply).unwrap();
+    assert_ne!(figures(&would), figures(&did));
+}
+
+#[test]
+fn a_plan_says_what_stays_and_why() {
+    let (directory, path) = worn();
+    let store: Arc<dyn Storage> = Arc::new(at(&path));
+    let manager =
+        CheckpointManager::new(Arc::clone(&store), CheckpointConfig::new(directory.path()))
+            .unwrap();
+    let plan = |task: &str, keep| {
+        let rule = CheckpointRule::keep_last(keep);
+        manager.plan_pruning(&task_id(task), &rule).unwrap()
+    };
+    let number = |number| SequenceNumber::new(number).unwrap();
+    let long = plan("long", 1);
+    assert_eq!(long.kept_for, [(number(7), KeptFor::Resume)]);
+    assert_eq!((long.removed, long.kept), (38, 2));
+    // Above what can be resumed from: a whole one that failed, and a boundary.
+    let boundary = AppendCheckpoint::new(task_id("long"), CheckpointType::ErrorBoundary);
+    store.commit(boundary.into()).unwrap();
+    let long = plan("long", 1);
+    assert_eq!(
+        long.kept_for,
+        [
+            (number(7), KeptFor::Resume),
+            (number(40), KeptFor::LastWhole)
+        ]
+    );
+    let leased = plan("leased", 5);
+    assert_eq!(leased.kept_for, [(number(4), KeptFor::Lease)]);
+    assert_eq!((leased.removed, leased.bytes), (24, 24 * 6000));
+    let did = manager
+        .prune(&task_id("leased"), &CheckpointRule::keep_last(5))
+        .unwrap();
+    assert_eq!((did.removed, did.bytes), (leased.removed, leased.bytes));
+    assert_eq!(plan("leased", 5).removed, 0);
+    assert_eq!(plan("new", 5).kept, 3);
+    assert!(
+        manager
+            .prune(&task_id("long"), &CheckpointRule::keep_last(0))
+            .is_err()
+    );
+    let Resume::From(resumed) = manager.resume(&task_id("long")).unwrap() else {
+        panic!("nothing holds")
+    };
+    assert_eq!(resumed.checkpoint.summary.sequence.get(), 40);
+}
+
+/// Goal: age counts from the store's clock. Method: the clock is moved.
+#[test]
+fn what_is_old_goes_and_what_is_young_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.db");
+    let clock = manual_clock();
+    let store = SqliteStore::open(config(&path).clock(clock.clone())).unwrap();
+    store.create_task(new_task("a")).unwrap();
+    for _ in 0..10 {
+        store.commit(append("a", "state").into()).unwrap();
+        clock.advance(Duration::from_secs(3600));
+    }
+    let age = Some(Duration::from_secs(5 * 3600));
+    let retention = Retention {
+        checkpoints: CheckpointRule {
+            max_age: age,
+            ..CheckpointRule::keep_all()
+        },
+        audits: RowRule {
+            max_age: age,
+            max_rows: None,
+        },
+        ..Retention::keep_all()
+    };
+    let would = run_upkeep(&store, &retention, Mode::DryRun).unwrap();
+    let did = run_upkeep(&store, &retention, Mode::Apply).unwrap();
+    assert_eq!(figures(&would), figures(&did));
+    assert_eq!(agentos_tests::numbers(&store, "a"), [6, 7, 8, 9, 10]);
+    assert_eq!(did.rows[&BoundedTable::AuditLines].rows, 1);
+    assert!(
+        store
+            .audits(&task_id("a"), None, 9)
+            .unwrap()
+            .items
+            .is_empty()
+    );
+    // The newest stays, however old it is.
+    clock.advance(Duration::from_secs(86_400));
+    run_upkeep(&store, &retention, Mode::Apply).unwrap();
+    assert_eq!(agentos_tests::numbers(&store, "a"), [10]);
+}
+
+/// Goal: a row that no list can show keeps no other from going. Method: two
+/// such rows, one that the rule would keep and one that it would not.
+#[test]
+fn a_damaged_row_does_not_stop_pruning() {
+    let (_directory, path) = worn();
+    let connection = Connection::open(&path).unwrap();
+    run(
+        &connection,
+        "PRAGMA ignore_check_constraints = ON;
+         UPDATE checkpoints SET verification = 'verifiee' WHERE task_id = 'long'
+         AND sequence_number IN (12, 38)",
+    );
+    connection.close().unwrap();
+    assert_eq!(
+        figures(&pass(&path, Mode::DryRun)),
+        figures(&pass(&path, Mode::Apply))
+    );
+    let left: String = Connection::open(&path)
+        .unwrap()
+        .query_row(
+            "SELECT group_concat(sequence_number) FROM (SELECT sequence_number FROM checkpoints
+             WHERE task_id = 'long' ORDER BY sequence_number)",
+            [],
+            |row| row.get(0),
+        )
+        .unwrap();
+    assert_eq!(left, "7,36,37,38,39,40");
+}
+
+/// The thread: a pass at once, another when asked, and an end after the batch
+/// under way, while others write.
+#[test]
+fn upkeep_goes_on_until_it_is_stopped() {
+    let (_directory, path) = worn();
+    let store = Arc::new(at(&path));
+    let config = UpkeepConfig {
+        pause: Duration::ZERO,
+        ..upkeep_config()
+    };
+    let upkeep = Upkeep::start(Arc::clone(&store) as Arc<dyn Storage>, config).unwrap();
+    wait_until("the first pass has ended", || upkeep.stats().passes == 1);
+    for _ in 0..20 {
+        store.commit(append("leased", "state").into()).unwrap();
+    }
+    upkeep.run_now();
+    wait_until("a second pass has ended", || upkeep.stats().passes >= 2);
+    let stats = upkeep.stop();
+    assert_eq!((stats.failed, stats.last_error), (0, None));
+    assert_eq!(stats.complete, stats.passes);
+    assert_eq!(
+        agentos_tests::numbers(store.as_ref(), "leased"),
+        [4, 46, 47, 48, 49, 50]
+    );
+    assert!(Duration::ZERO < stats.longest_batch);
+    assert!(0 < stats.rows[&BoundedTable::DeadLetters].rows);
+}
+
+/// Goal: an owner that closes the store, or drops upkeep in the middle of a
+/// pass, waits for one batch and no longer.
+#[test]
+fn upkeep_ends_in_the_middle_of_a_pass() {
+    let (_directory, path) = worn();
+    let before = look(&path);
+    let store = Arc::new(at(&path));
+    let slow = UpkeepConfig {
+        pause: Duration::from_secs(1),
+        rows_per_batch: 1,
+        ..upkeep_config()
+    };
+    let upkeep = Upkeep::start(Arc::clone(&store) as Arc<dyn Storage>, slow.clone()).unwrap();
+    wait_until("a batch was committed", || store.counters().commits > 0);
+    let stats = upkeep.stop();
+    assert_eq!((stats.passes, stats.complete), (1, 0));
+    let upkeep = Upkeep::start(Arc::clone(&store) as Arc<dyn Storage>, slow).unwrap();
+    store.close();
+    wait_until("it noticed", || upkeep.stats().passes == 1);
+    drop(upkeep);
+    drop(store);
+    assert_eq!(violations(&before, &look(&path), KEPT as usize), [""; 0]);
+}
+
+/// An error ends no thread: the next pass tries again.
+#[test]
+fn a_busy_store_is_tried_again() {
+    let store = fresh();
+    store.create_task(new_task("a")).unwrap();
+    for _ in 0..20 {
+        store.commit(append("a", "state").into()).unwrap();
+    }
+    let impatient = agentos_store::sqlite::Config::at(store.path());
+    let other = SqliteStore::open(impatient.busy_timeout(Duration::from_millis(20))).unwrap();
+    let lock = crate::group_commit::hold_write_lock(store.directory());
+    let config = UpkeepConfig {
+        interval: Duration::from_millis(20),
+        ..upkeep_config()
+    };
+    let upkeep = Upkeep::start(Arc::new(other), config).unwrap();
+    wait_until("it was refused", || upkeep.stats().failed > 0);
+    assert!(upkeep.stats().last_error.is_some());
+    drop(lock);
+    wait_until("it was done", || upkeep.stats().complete > 0);
+    upkeep.stop();
+    assert_eq!(store.numbers("a"), [16, 17, 18, 19, 20]);
+}
