@@ -6,8 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentos_checkpoints::{
-    Check, CheckpointConfig, CheckpointManager, Custom, Evidence, NewCheckpoint, OnFailure, Pack,
-    Resume,
+    Check, CheckpointConfig, CheckpointManager, Evidence, NewCheckpoint, OnFailure, Pack, Resume,
 };
 use agentos_core::{
     CheckpointRule, CheckpointType, Commit, RecordVerification, SequenceNumber, Storage,
@@ -90,10 +89,10 @@ proptest! {
             let new = match made.state {
                 None => NewCheckpoint::new(task.clone(), CheckpointType::ErrorBoundary),
                 Some(bytes) => NewCheckpoint::new(task.clone(), CheckpointType::IterationEnd)
-                    .raw(vec![7; bytes]),
+                    .raw(1, vec![7; bytes]),
             };
             let pack = made.evidence.map(|holds| {
-                Pack::all([Evidence::from(Custom::new("says", json!(holds)))])
+                Pack::all([Evidence::custom("says", json!(holds))])
             });
             let new = match pack {
                 Some(pack) => new.evidence(pack),
@@ -118,7 +117,6 @@ proptest! {
                 store.commit(forget).unwrap();
             }
         }
-        drop((manager.clone(), store.now()));
         let connection = Connection::open(&path).unwrap();
         for (number, made) in (1_i64..).zip(&history) {
             if made.damaged {
@@ -173,7 +171,7 @@ proptest! {
         }
         // Nothing is left to do, and numbers go on.
         prop_assert_eq!(manager.plan_pruning(&task, &rule).unwrap().removed, 0);
-        let next = NewCheckpoint::new(task.clone(), CheckpointType::IterationEnd).raw(vec![1]);
+        let next = NewCheckpoint::new(task.clone(), CheckpointType::IterationEnd).raw(1, vec![1]);
         prop_assert_eq!(manager.append(next).unwrap().sequence.get(), all.len() as u64 + 1);
     }
 }
