@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use agentos_core::{Storage, StorageError, UpkeepStorage};
 use agentos_store::sqlite::{Condition, Finding, SqliteStore};
@@ -17,8 +18,8 @@ const STATE: usize = 60 << 10;
 const GROUP: u64 = 128 << 10;
 
 fn open(directory: &tempfile::TempDir) -> SqliteStore {
-    let store = SqliteStore::open(config(directory.path().join("agent.db")).log_bytes(BOUND));
-    let store = store.unwrap();
+    let config = config(directory.path().join("agent.db")).log_bytes(BOUND);
+    let store = SqliteStore::open(config.busy_timeout(Duration::from_secs(2))).unwrap();
     store.create_task(new_task("a")).unwrap();
     store
 }
@@ -58,6 +59,12 @@ fn a_reader_that_does_not_end_stops_commits_at_the_bound() {
     let report = store.doctor().unwrap();
     let check = report.check(Condition::Log).unwrap();
     assert!(matches!(check.finding, Finding::Warning), "{report}");
+    // As often as anybody tries.
+    let again = store.commit(append("a", "again").into());
+    assert!(
+        matches!(again, Err(StorageError::LogFull { .. })),
+        "{again:?}"
+    );
     // Reading goes on, and asking for a shorter log does no harm.
     assert_eq!(numbers(&store, "a").len(), acked);
     assert_eq!(store.shorten_log().unwrap().bytes_after, bytes);
@@ -112,6 +119,44 @@ fn readers_that_overlap_without_a_gap_do_not_make_it_grow() {
     });
     println!("at most {most} bytes of {BOUND}");
     assert!(most < BOUND, "{most}");
+}
+
+/// Goal: a reader that ends in time costs a wait and no refusal. Method: readers
+/// that hold their view for a while, each beginning the next at once, while the
+/// store commits many times the bound.
+#[test]
+fn a_reader_that_ends_in_time_is_waited_for_at_the_bound() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let end = AtomicBool::new(false);
+    let most = thread::scope(|scope| {
+        let (path, end) = (store.path(), &end);
+        scope.spawn(move || {
+            let connection = Connection::open(path).unwrap();
+            while !end.load(Ordering::SeqCst) {
+                connection.execute_batch("BEGIN").unwrap();
+                let count = || -> i64 {
+                    let sql = "SELECT COUNT(*) FROM tasks";
+                    connection.query_row(sql, [], |row| row.get(0)).unwrap()
+                };
+                // Longer than the writer waits below the bound.
+                let hold = agentos_core::Deadline::after(Duration::from_millis(150));
+                while !hold.passed() {
+                    assert_eq!(count(), 1);
+                }
+                connection.execute_batch("COMMIT").unwrap();
+            }
+        });
+        let mut most = 0;
+        for _ in 0..6 * BOUND / STATE as u64 {
+            store.commit(append("a", vec![7; STATE]).into()).unwrap();
+            most = most.max(store.inspect().unwrap().wal_bytes);
+        }
+        end.store(true, Ordering::SeqCst);
+        most
+    });
+    println!("at most {most} bytes of {BOUND}");
+    assert!(most < BOUND + GROUP, "{most}");
 }
 
 #[test]

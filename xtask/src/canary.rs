@@ -29,6 +29,10 @@ pub(crate) enum Canary {
     EarlySuccess,
     /// Keeps a part of its state in memory only, except at the end.
     ForgetState,
+    /// Keeps the newest checkpoints of each task, whatever they are.
+    PruneNewestOnly,
+    /// Backs up by copying the main file alone.
+    CopyMainFile,
 }
 
 impl Canary {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agentos_chaos::{Console, Interrupt, Runner, fresh_seed, report, select};
+use agentos_chaos::{Console, Interrupt, Report, Runner, fresh_seed, report, select};
 use agentos_process::CommandSpec;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -39,11 +39,17 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         .verbose(arguments.verbose)
         .keep(arguments.keep)
         .run(&chosen);
-    if let Some(json) = &common.json {
-        report::json::write(&report, json)?;
+    finish(&report, common.json.as_deref())
+}
+
+/// Writes and prints a report; gives its exit code.
+#[expect(clippy::print_stdout, reason = "this is what the command is asked for")]
+pub(crate) fn finish(report: &Report, json: Option<&Path>) -> Result<ExitCode, Box<dyn Error>> {
+    if let Some(path) = json {
+        report::json::write(report, path)?;
     }
-    if !is_stdout(common.json.as_deref()) {
-        print!("{}", report::terminal::render(&report));
+    if !is_stdout(json) {
+        print!("{}", report::terminal::render(report));
     }
     Ok(ExitCode::from(report.exit_code()))
 }

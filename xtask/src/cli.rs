@@ -31,6 +31,21 @@ pub(crate) enum Command {
     /// broken, or a violation is known of an interrupted loop; 2 a run could
     /// not be judged, or the command line is wrong; 130 interrupted.
     Stability(StabilityArgs),
+    /// Loads one file for a long time, with kills: nothing may grow.
+    ///
+    /// Exit codes as those of `chaos`.
+    Soak(SoakArgs),
+    /// Opens a store as its program would, and says what could keep it from its
+    /// promises.
+    ///
+    /// Exit codes: 0 nothing does; 1 something does; 2 it cannot be opened, or
+    /// the command line is wrong.
+    Doctor(DoctorArgs),
+    /// Does in a directory what the promises rest on, and removes it again: for
+    /// the machine and the disk on which a store will lie.
+    ///
+    /// Exit codes as those of `chaos`.
+    Smoke(SmokeArgs),
     /// A program that exists to be killed.
     #[command(hide = true)]
     Victim {
@@ -55,6 +70,47 @@ pub(crate) struct ChaosArgs {
     /// Print progress as lines.
     #[arg(short, long)]
     pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SoakArgs {
+    /// How long it lasts.
+    #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(3..=604_800))]
+    pub(crate) seconds: u64,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
+    /// Print progress as lines.
+    #[arg(short, long)]
+    pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// The database.
+    pub(crate) file: PathBuf,
+    /// Check the whole file as well, about 3 s a GiB.
+    #[arg(long)]
+    pub(crate) full: bool,
+    /// Let warnings count as well.
+    #[arg(long)]
+    pub(crate) strict: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Open it also on a network file system or FUSE.
+    #[arg(long)]
+    pub(crate) allow_unsafe_file_system: bool,
+    /// Open it after a crash without looking through it first.
+    #[arg(long)]
+    pub(crate) skip_check_after_crash: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SmokeArgs {
+    /// The directory in which a store will lie.
+    pub(crate) directory: PathBuf,
+    #[command(flatten)]
+    pub(crate) common: CommonArgs,
 }
 
 #[derive(Debug, Args)]

@@ -7,8 +7,10 @@ mod canary;
 mod chaos;
 mod checks;
 mod cli;
+mod doctor;
 mod model;
 mod scenarios;
+mod soak;
 mod stability;
 mod victims;
 
@@ -20,6 +22,9 @@ fn main() -> ExitCode {
     let result = match cli::Cli::parse().command {
         cli::Command::Chaos(arguments) => chaos::run(&arguments),
         cli::Command::Stability(arguments) => stability::run(&arguments),
+        cli::Command::Soak(arguments) => soak::run(&arguments),
+        cli::Command::Doctor(arguments) => doctor::run(&arguments),
+        cli::Command::Smoke(arguments) => doctor::smoke(&arguments),
         cli::Command::Victim { role } => victims::run(&role).map(|()| ExitCode::SUCCESS),
     };
     result.unwrap_or_else(|error| {

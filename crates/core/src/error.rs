@@ -105,8 +105,9 @@ pub enum StorageError {
     /// through; the rest does again once there is room.
     #[error("disk full")]
     DiskFull(#[source] BoxError),
-    /// The write-ahead log has reached its bound, since somebody reads without
-    /// an end and it cannot be begun anew. Nothing was written: end that reader.
+    /// The write-ahead log has reached its bound and could not be begun anew for
+    /// the whole busy timeout, since somebody reads without an end. Nothing was
+    /// written: end that reader.
     #[error("the write-ahead log has {bytes} bytes of at most {bound}")]
     LogFull {
         /// Its size.

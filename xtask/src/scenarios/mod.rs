@@ -3,6 +3,7 @@
 mod concurrent_checkpoints;
 mod end_to_end;
 mod kill_9_recovery;
+mod kill_during_upkeep;
 mod lineage;
 mod plan;
 mod sources;
@@ -17,5 +18,6 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         kill_9_recovery::scenario(canary),
         concurrent_checkpoints::scenario(canary),
         end_to_end::scenario(canary),
+        kill_during_upkeep::scenario(canary),
     ]
 }

@@ -7,6 +7,9 @@
 mod agent;
 mod appender;
 mod counter;
+mod janitor;
+mod loader;
+mod reader;
 mod tally;
 
 use std::error::Error;
@@ -15,12 +18,15 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use agentos_chaos::VictimSpec;
-use agentos_store::sqlite::{DumpOptions, dump};
+use agentos_store::sqlite::{Config, DumpOptions, SqliteStore, dump};
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::agent::{Agent, LINES_PER_ITERATION, Progress, artifact_of, input_lines};
 pub(crate) use self::appender::{Appender, State};
 pub(crate) use self::counter::{ANSWER_EVENT, Counter, names};
+pub(crate) use self::janitor::{Janitor, KEPT, retention};
+pub(crate) use self::loader::{Loader, ack_path, newest_ack};
+pub(crate) use self::reader::Reader;
 pub(crate) use self::tally::{Answer, FREQUENT, Tally, is_of_word, link, share};
 
 /// What a victim does.
@@ -32,6 +38,14 @@ pub(crate) enum Role {
     Appender(Appender),
     /// Counts words in iterations, until it has an exact answer.
     Counter(Counter),
+    /// Tidies up and makes backups, in turns, while a thread of it appends.
+    Janitor(Janitor),
+    /// Does everything at once, as fast as it can.
+    Loader(Loader),
+    /// Holds its view of a database open, again and again.
+    Reader(Reader),
+    /// Opens a store, and says so before and after.
+    Open { db: PathBuf },
     /// Writes the evidence of a database; nobody kills it.
     Dump { db: PathBuf, out: PathBuf },
 }
@@ -42,6 +56,14 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Agent(agent) => agent.run(),
         Role::Appender(appender) => appender.run(),
         Role::Counter(counter) => counter.run(),
+        Role::Janitor(janitor) => janitor.run(),
+        Role::Loader(loader) => loader.run(),
+        Role::Reader(reader) => reader.run(),
+        Role::Open { db } => {
+            say("open")?;
+            drop(SqliteStore::open(Config::at(db))?);
+            Ok(say("opened")?)
+        }
         Role::Dump { db, out } => {
             dump(&db, &out, DumpOptions::default())?;
             Ok(())

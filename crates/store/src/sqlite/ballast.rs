@@ -156,7 +156,7 @@ fn may_be_full(error: &StorageError, directory: &Path) -> bool {
 }
 
 fn write_zeros(file: &mut File, bytes: u64) -> io::Result<()> {
-    const CHUNK: [u8; 64 << 10] = [0; 64 << 10];
+    static CHUNK: [u8; 64 << 10] = [0; 64 << 10];
     let mut left = bytes;
     while left > 0 {
         let now = usize::try_from(left).map_or(CHUNK.len(), |left| left.min(CHUNK.len()));

@@ -243,7 +243,7 @@ impl SqliteWriter {
     /// chore.
     fn run_jobs(&mut self, jobs: &[&Job], deadline: &Deadline) -> Vec<Answer> {
         let log_full = match &self.connection {
-            Some(connection) => self.log.keep(connection).err(),
+            Some(connection) => self.log.keep(connection, deadline).err(),
             None => None,
         };
         let has_room = self.ballast.keep();

@@ -4,19 +4,20 @@
 //! from it any more. Readers that come and go without a gap can prevent that for
 //! ever, and so can a single one that does not end. So from a quarter of the
 //! bound on the writer asks for it, and waits a moment for readers to go; new
-//! ones do not stand in its way. At the bound no commit is taken any more. The
-//! log is at most the bound and one group longer.
+//! ones do not stand in its way. At the bound it waits for them as long as its
+//! callers do, and then takes no commit. The log is at most the bound and one
+//! group longer.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentos_core::StorageError;
+use agentos_core::{Deadline, StorageError};
 use rusqlite::Connection;
 
 use super::error::{SqliteError, of_sqlite};
 use super::paths::with_suffix;
 
-/// How long the writer waits for readers, each time.
+/// How long the writer waits for readers below the bound, each time.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 /// The write-ahead log of one store.
@@ -41,17 +42,27 @@ impl LogBound {
         std::fs::metadata(&self.path).map_or(0, |found| found.len())
     }
 
-    /// Begins the log anew where it has grown and that can be done.
+    /// Begins the log anew where it has grown and that can be done; at the bound
+    /// waits for it until the deadline.
     ///
     /// # Errors
     ///
     /// [`StorageError::LogFull`] when it is at its bound, and stays there.
-    pub(crate) fn keep(&mut self, connection: &Connection) -> Result<(), StorageError> {
+    pub(crate) fn keep(
+        &mut self,
+        connection: &Connection,
+        deadline: &Deadline,
+    ) -> Result<(), StorageError> {
         let mut bytes = self.bytes();
         if bytes < self.next {
             return Ok(());
         }
-        if let Err(error) = cut(connection, PATIENCE) {
+        let patience = if bytes < self.bound {
+            PATIENCE
+        } else {
+            deadline.remaining()
+        };
+        if let Err(error) = cut(connection, patience) {
             tracing::warn!(%error, "the write-ahead log could not be cut");
         }
         bytes = self.bytes();

@@ -1,0 +1,377 @@
+//! Scenario 21. Goal: whoever tidies up may be killed anywhere, and loses
+//! nothing: the file is sound, what can be resumed from and what a lease works
+//! from stays, the backup is the earlier or the later one, and the next one
+//! finishes the job.
+//!
+//! Method: a janitor runs the upkeep and a backup in turns while a thread of it
+//! appends. It is killed at a seeded fraction of either, as long as that lasts
+//! undisturbed. One task can be resumed from its first checkpoint alone, another
+//! has a lease on an old one. A file of the first schema version is brought
+//! forward by victims that are killed on the way.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Transcript, Verdict, Victim};
+use agentos_checkpoints::Resume;
+use agentos_core::{
+    AppendCheckpoint, CheckpointStorage, CheckpointType, Codec, Commit, NewTask, Snapshot,
+    Stopwatch, Storage, TaskId, Verification,
+};
+use agentos_recovery::{Mode, run_upkeep};
+use agentos_store::sqlite::{Config, SqliteStore, inspect};
+use rusqlite::Connection;
+
+use crate::canary::Canary;
+use crate::checks::Wreck;
+use crate::model::tail;
+use crate::victims::{Janitor, KEPT, Role, retention, spec};
+
+const KILLS: u64 = 6;
+const KILLS_QUICK: u64 = 3;
+const MIGRATIONS: u64 = 3;
+const PATIENCE: Duration = Duration::from_secs(30);
+/// A kill may also come a little after what it is aimed at.
+const OFFSET_PERCENT_MAX: u64 = 110;
+/// What opening an old file takes, about.
+const MIGRATION_MAX: Duration = Duration::from_millis(12);
+/// The checkpoint that a lease works from.
+const LEASED: u64 = 3;
+const BUSY: &str = "busy";
+const STUCK: &str = "stuck";
+const HELD: &str = "held";
+
+pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
+    let goal = "killed inside upkeep, backup or migration, the file is sound and nothing is lost";
+    Scenario::new(21, "kill-during-upkeep", goal, move |run| {
+        Story::begin(run, canary)?.tell(run)
+    })
+}
+
+/// What the janitor does, in turns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Upkeep,
+    Backup,
+}
+
+struct Story {
+    janitor: Janitor,
+    acked: u64,
+    /// What was acknowledged when the newest complete backup was begun.
+    copied: Option<u64>,
+    /// How long each phase lasts undisturbed.
+    upkeep: Duration,
+    backup: Duration,
+    kills: u64,
+    outcome: Outcome,
+}
+
+type Fallible<T> = Result<T, Failure>;
+
+impl Story {
+    fn begin(run: &mut Run, canary: Option<Canary>) -> Fallible<Story> {
+        let janitor = Janitor {
+            db: run.dir().join("tidy.db"),
+            copy: run.dir().join("copy.db"),
+            task: BUSY.into(),
+            canary,
+        };
+        prepare(&janitor.db)?;
+        let mut story = Story {
+            janitor,
+            acked: 0,
+            copied: None,
+            upkeep: Duration::ZERO,
+            backup: Duration::ZERO,
+            kills: 0,
+            outcome: Outcome::passed(),
+        };
+        story.measure(run)?;
+        Ok(story)
+    }
+
+    fn tell(mut self, run: &mut Run) -> ScenarioResult {
+        let kills = if run.quick() { KILLS_QUICK } else { KILLS };
+        while self.kills < kills && self.outcome.verdict == Verdict::Passed {
+            run.progress(format!("kill {} of {kills}", self.kills + 1));
+            self.live_and_die(run)?;
+            self.look(&format!("after kill {}", self.kills))?;
+        }
+        if self.outcome.verdict == Verdict::Passed {
+            self.finish()?;
+        }
+        for _ in 0..MIGRATIONS {
+            run.progress("an old file is brought forward");
+            self.migrate(run)?;
+        }
+        self.outcome.metric("kills", self.kills);
+        self.outcome.metric("acked", self.acked);
+        self.outcome.metric("upkeep_ms", millis(self.upkeep));
+        self.outcome.metric("backup_ms", millis(self.backup));
+        Ok(self.outcome)
+    }
+
+    fn start(&self, run: &mut Run) -> Fallible<Victim> {
+        Ok(run.start(&spec("janitor", &Role::Janitor(self.janitor.clone()))?)?)
+    }
+
+    /// One undisturbed round, to know how long each phase lasts, ended by a kill.
+    fn measure(&mut self, run: &mut Run) -> Fallible<()> {
+        let mut victim = self.start(run)?;
+        wait(&mut victim, "upkeep 2")?;
+        let watch = Stopwatch::start();
+        wait(&mut victim, "backup 2")?;
+        self.upkeep = watch.elapsed();
+        wait(&mut victim, "done 2")?;
+        self.backup = watch.elapsed().saturating_sub(self.upkeep);
+        let transcript = victim.kill()?;
+        self.heed(&transcript)?;
+        self.look("after the first round")
+    }
+
+    fn live_and_die(&mut self, run: &mut Run) -> Fallible<()> {
+        let phase = if run.rng.percent(50) {
+            Phase::Upkeep
+        } else {
+            Phase::Backup
+        };
+        let round = run.rng.between(1, 3);
+        let percent = run.rng.between(0, OFFSET_PERCENT_MAX);
+        let (word, length) = match phase {
+            Phase::Upkeep => ("upkeep", self.upkeep),
+            Phase::Backup => ("backup", self.backup),
+        };
+        let mut victim = self.start(run)?;
+        wait(&mut victim, &format!("{word} {round}"))?;
+        let offset = length * u32::try_from(percent)? / 100;
+        let transcript = victim.kill_after(offset)?;
+        if !transcript.killed {
+            let last = transcript.said().last().cloned().unwrap_or_default();
+            return Err(Failure::new(format!("the janitor ended by itself: {last}")));
+        }
+        self.kills += 1;
+        #[expect(clippy::cast_precision_loss, reason = "a percentage")]
+        let part = percent.min(100) as f64 / 100.0;
+        let before = if phase == Phase::Upkeep { 0.0 } else { 0.5 };
+        self.outcome.kill_point(before + part / 2.0);
+        self.heed(&transcript)
+    }
+
+    /// Takes note of what a janitor printed.
+    fn heed(&mut self, transcript: &Transcript) -> Fallible<()> {
+        let mut at_begin = None;
+        for line in &transcript.lines {
+            if let Some(number) = line.strip_prefix("ack ") {
+                self.acked = number.parse()?;
+            } else if line.starts_with("backup ") {
+                at_begin = Some(self.acked);
+            } else if line.starts_with("done ") {
+                self.copied = at_begin;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the wreck of one janitor.
+    fn look(&mut self, when: &str) -> Fallible<()> {
+        let newest = self.look_at(&self.janitor.db.clone(), when, self.acked)?;
+        self.outcome.check(newest <= self.acked + 1, || {
+            format!(
+                "{when}: {newest} is the newest, one more than {} may be",
+                self.acked
+            )
+        });
+        // It may have been committed without its acknowledgement.
+        self.acked = self.acked.max(newest);
+        let copy = self.janitor.copy.clone();
+        if let Some(copied) = self.copied {
+            self.look_at(&copy, &format!("{when}: in the backup"), copied)?;
+        } else if copy.exists() {
+            self.look_at(&copy, &format!("{when}: in the backup"), 0)?;
+        }
+        Ok(())
+    }
+
+    /// Looks at the store or its backup; gives the newest number of the task that
+    /// is appended to.
+    fn look_at(&mut self, db: &Path, when: &str, acked: u64) -> Fallible<u64> {
+        let outcome = &mut self.outcome;
+        let base = db.parent().unwrap_or(Path::new("/"));
+        let wreck = match Wreck::open(db, base) {
+            Ok(wreck) => wreck,
+            Err(error) => {
+                outcome.violate(format!("{when}: it does not open: {}", error.reason()));
+                return Ok(acked);
+            }
+        };
+        for problem in wreck.problems()? {
+            outcome.violate(format!("{when}: {problem}"));
+        }
+        for check in wreck.store.doctor()?.refusals() {
+            outcome.violate(format!("{when}: {}", check.detail));
+        }
+        let mut newest = 0;
+        for task in [BUSY, STUCK, HELD] {
+            let id = TaskId::new(task)?;
+            let numbers: Vec<u64> = wreck
+                .all(&id)?
+                .iter()
+                .map(|checkpoint| checkpoint.summary.sequence.get())
+                .collect();
+            let must = match task {
+                STUCK => Some(1),
+                HELD => Some(LEASED),
+                _ => None,
+            };
+            let given = if task == BUSY { acked } else { PREPARED };
+            for broken in tail(&numbers, given, KEPT.into(), must) {
+                outcome.violate(format!("{when}: {task}: {broken}"));
+            }
+            let last = numbers.last().copied().unwrap_or(0);
+            if task == BUSY {
+                newest = last;
+            }
+            let expected = if task == STUCK { 1 } else { last };
+            let found = match wreck.checkpoints.resume(&id)? {
+                Resume::From(resumed) => resumed.checkpoint.summary.sequence.get(),
+                Resume::Nowhere { .. } => 0,
+            };
+            outcome.check(found == expected, || {
+                format!("{when}: {task} resumes from {found} and not from {expected}")
+            });
+        }
+        Ok(newest)
+    }
+
+    /// What the killed left undone, the next one does.
+    fn finish(&mut self) -> Fallible<()> {
+        let store = SqliteStore::open(Config::at(&self.janitor.db))?;
+        let report = run_upkeep(&store, &retention(), Mode::Apply)?;
+        self.outcome.check(report.is_complete(), || {
+            format!("the last upkeep was not complete: {:?}", report.failures)
+        });
+        let left = run_upkeep(&store, &retention(), Mode::DryRun)?;
+        let rows = left.checkpoints.rows + left.rows.values().map(|one| one.rows).sum::<u64>();
+        self.outcome
+            .check(rows == 0, || format!("{rows} rows were left"));
+        let kept = store.checkpoints(&TaskId::new(BUSY)?, None, 1000)?.len();
+        let expected = usize::try_from(KEPT)?;
+        self.outcome.check(kept == expected, || {
+            format!("{kept} checkpoints are kept and not {expected}")
+        });
+        drop(store);
+        self.look("at the end")
+    }
+
+    /// A file of version 1, and a victim that is killed while it opens it.
+    fn migrate(&mut self, run: &mut Run) -> Fallible<()> {
+        let db = run.dir().join("old.db");
+        fs::copy(fixture(), &db)?;
+        let before = inspect(&db)?;
+        let mut role = self.janitor.clone();
+        role.db.clone_from(&db);
+        role.canary = None;
+        let offset = run.rng.duration_between(Duration::ZERO, MIGRATION_MAX);
+        let mut victim = run.start(&spec("opener", &Role::Open { db: db.clone() })?)?;
+        wait(&mut victim, "open")?;
+        let killed = victim.kill_after(offset)?.killed;
+        let store = SqliteStore::open(Config::at(&db))?;
+        let after = store.inspect()?;
+        self.outcome.check(
+            after.pragmas["user_version"] > before.pragmas["user_version"],
+            || {
+                format!(
+                    "the old file is of version {:?}",
+                    after.pragmas["user_version"]
+                )
+            },
+        );
+        for (table, rows) in &before.rows {
+            let same = table == "schema_migrations" || after.rows.get(table) == Some(rows);
+            self.outcome.check(same, || {
+                format!(
+                    "{table} had {rows} rows, and {:?} after a kill",
+                    after.rows.get(table)
+                )
+            });
+        }
+        let problems = store.check_integrity()?.problems;
+        self.outcome.check(problems.is_empty(), || {
+            format!("the old file, killed: {killed}: {problems:?}")
+        });
+        store.close();
+        for suffix in ["", "-wal", "-shm", ".wlock", ".wturn", ".agentos-ballast"] {
+            let mut path = db.clone().into_os_string();
+            path.push(suffix);
+            let _ = fs::remove_file(path);
+        }
+        Ok(())
+    }
+}
+
+/// Checkpoints of the tasks that are prepared.
+const PREPARED: u64 = 60;
+
+/// A store with a task that can be resumed from its first checkpoint alone, one
+/// with a lease on an old checkpoint, and one for the janitor's thread.
+fn prepare(db: &Path) -> Fallible<()> {
+    let store = SqliteStore::open(Config::at(db))?;
+    for task in [BUSY, STUCK, HELD] {
+        store.create_task(NewTask::new(TaskId::new(task)?, "tidied up"))?;
+    }
+    for number in 1..=PREPARED {
+        let checkpoint = |task, state: bool, verification| -> Fallible<AppendCheckpoint> {
+            let checkpoint_type = if state {
+                CheckpointType::IterationEnd
+            } else {
+                CheckpointType::ErrorBoundary
+            };
+            let snapshot = state.then(|| Snapshot::new(Codec::Raw, 1, vec![7; 3000]));
+            Ok(AppendCheckpoint {
+                snapshot,
+                verification,
+                ..AppendCheckpoint::new(TaskId::new(task)?, checkpoint_type)
+            })
+        };
+        store.commit(
+            Commit::new()
+                .part(checkpoint(STUCK, number == 1, Verification::Unverified)?)
+                .part(checkpoint(HELD, true, Verification::Unverified)?),
+        )?;
+    }
+    store.close();
+    // No API makes leases yet.
+    let connection = Connection::open(db)?;
+    connection.execute_batch(&format!(
+        "INSERT INTO work_items (task_id, work_type, status, max_attempts, available_at,
+             created_at, updated_at, checkpoint_sequence)
+         SELECT task_id, 'work', 'pending', 3, created_at, created_at, created_at, {LEASED}
+         FROM tasks WHERE task_id = '{HELD}';
+         UPDATE work_items SET status = 'in_progress', lease_holder = 'w',
+             lease_incarnation = 'i', lease_boot_id = 'b', lease_deadline_us = 1,
+             lease_acquired_at = created_at, lease_expires_at = created_at;"
+    ))?;
+    Ok(())
+}
+
+fn wait(victim: &mut Victim, line: &str) -> Fallible<()> {
+    let found = victim.wait_for_line(line, PATIENCE, |found| {
+        found == line || found.starts_with("error")
+    })?;
+    if found == line {
+        Ok(())
+    } else {
+        Err(Failure::new(found))
+    }
+}
+
+/// A database of the first schema version, which a build of that time made.
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/store/tests/fixtures/v1.db")
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
