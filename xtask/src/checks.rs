@@ -2,12 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentos_chaos::Failure;
 use agentos_checkpoints::{CheckpointConfig, CheckpointManager};
 use agentos_core::{Checkpoint, CheckpointStorage, SequenceNumber, Storage, TaskId};
 use agentos_store::sqlite::{Config, SqliteStore};
 
+/// Others may be at work on the same file.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Rows asked for at a time.
 const PAGE: u32 = 200;
 
@@ -20,7 +23,8 @@ pub(crate) struct Wreck {
 impl Wreck {
     /// Opens the database; artifacts are looked for in `work`.
     pub(crate) fn open(db: &Path, work: &Path) -> Result<Wreck, Failure> {
-        let store = Arc::new(SqliteStore::open(Config::at(db))?);
+        let config = Config::at(db).busy_timeout(PATIENCE);
+        let store = Arc::new(SqliteStore::open(config)?);
         let checkpoints = CheckpointManager::new(
             Arc::clone(&store) as Arc<dyn Storage>,
             CheckpointConfig::new(work),

@@ -19,7 +19,7 @@ use agentos_chaos::Prng;
 use agentos_checkpoints::{CheckpointConfig, CheckpointManager, Evidence, NewCheckpoint, Pack};
 use agentos_core::{
     AuditLine, CheckpointStorage, CheckpointType, Commit, NewTask, Retention, RowRule,
-    SetTaskStatus, Storage, StorageError, TaskId, TaskStatus,
+    SetTaskStatus, Stopwatch, Storage, StorageError, TaskId, TaskStatus,
 };
 use agentos_recovery::{Upkeep, UpkeepConfig, UpkeepStats};
 use agentos_store::sqlite::{Config, SqliteStore};
@@ -105,10 +105,11 @@ impl Loader {
                 ..UpkeepConfig::default()
             },
         )?;
-        let commits = AtomicU64::new(0);
+        let (commits, wait_us) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
             for number in 0..self.threads {
-                let (store, checkpoints, commits) = (&store, &checkpoints, &commits);
+                let (store, checkpoints) = (&store, &checkpoints);
+                let (commits, wait_us) = (&commits, &wait_us);
                 scope.spawn(move || {
                     let mut hand = Hand {
                         loader: self,
@@ -117,6 +118,7 @@ impl Loader {
                         checkpoints,
                         rng: Prng::seeded(self.seed.wrapping_add(number)),
                         commits,
+                        wait_us,
                     };
                     end_with(hand.work());
                 });
@@ -129,10 +131,11 @@ impl Loader {
                     thread::park_timeout(Duration::from_millis(100));
                     let stats = upkeep.stats();
                     let line = format!(
-                        "progress {} pruned {} batch_us {}",
+                        "progress {} {} {} {}",
                         commits.load(Ordering::Relaxed),
                         removed(&stats),
                         stats.longest_batch.as_micros(),
+                        wait_us.load(Ordering::Relaxed),
                     );
                     if say(&line).is_err() {
                         std::process::exit(0);
@@ -180,6 +183,8 @@ struct Hand<'l> {
     checkpoints: &'l CheckpointManager,
     rng: Prng,
     commits: &'l AtomicU64,
+    /// The longest append so far, in microseconds.
+    wait_us: &'l AtomicU64,
 }
 
 impl Hand<'_> {
@@ -226,7 +231,10 @@ impl Hand<'_> {
             fs::write(self.loader.work.join(&artifact), format!("{task} {step}"))?;
             new = new.evidence(Pack::all([Evidence::file(&artifact)]));
         }
+        let watch = Stopwatch::start();
         let appended = self.checkpoints.append(new)?;
+        let waited = u64::try_from(watch.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.wait_us.fetch_max(waited, Ordering::Relaxed);
         let ack = format!("{task} {}", appended.sequence);
         acks.write_all_at(format!("{ack:<ACK_BYTES$}").as_bytes(), 0)?;
         match self.rng.between(0, 29) {
