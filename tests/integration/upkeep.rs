@@ -4,12 +4,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use agentos_checkpoints::{CheckpointConfig, CheckpointManager, Resume};
+use agentos_checkpoints::{CheckpointConfig, CheckpointManager, Resume, prune};
 use agentos_core::{
-    AppendCheckpoint, BoundedTable, CheckpointRule, CheckpointType, KeptFor, Retention, RowRule,
-    SequenceNumber, Storage, TaskStorage,
+    AppendCheckpoint, BoundedTable, CheckpointRule, CheckpointStorage, CheckpointType, Commit,
+    KeptFor, RecordVerification, Retention, RowRule, SequenceNumber, Storage, StorageError,
+    TaskStorage, Verification,
 };
 use agentos_recovery::{
     Mode, Removed, Upkeep, UpkeepConfig, UpkeepReport, run_upkeep, run_upkeep_with,
@@ -422,4 +425,76 @@ fn a_busy_store_is_tried_again() {
     wait_until("it was done", || upkeep.stats().complete > 0);
     upkeep.stop();
     assert_eq!(store.numbers("a"), [16, 17, 18, 19, 20]);
+}
+
+/// Goal: a plan that was right when it was made never removes the last that can
+/// be resumed from. Method: two good ones and a boundary are appended, so that
+/// plans protect the second and remove the first; then, in one commit, the
+/// second is said to have failed if the first is still there. Two threads prune
+/// as hard as they can meanwhile, a third looks.
+#[test]
+fn there_is_always_something_to_resume_from_while_others_prune() {
+    let store = fresh();
+    store.create_task(new_task("a")).unwrap();
+    store.commit(append("a", "state").into()).unwrap();
+    let done = AtomicBool::new(false);
+    let looked = AtomicU64::new(0);
+    let (mut taken_back, mut too_late) = (0, 0);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let rule = CheckpointRule::keep_last(1);
+                while !done.load(Ordering::SeqCst) {
+                    prune(&*store, &task_id("a"), &rule, 3, &mut |_| true).unwrap();
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                let resumable = resumable(&store);
+                assert!(resumable.is_some(), "nothing is left to resume from");
+                looked.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        for _ in 0..300 {
+            let boundary = AppendCheckpoint::new(task_id("a"), CheckpointType::ErrorBoundary);
+            let three = Commit::new()
+                .part(append("a", "first"))
+                .part(append("a", "second"))
+                .part(boundary);
+            let receipt = store.commit(three).unwrap();
+            let mut numbers = receipt.appended().map(|appended| appended.sequence);
+            let mut record = |verification| RecordVerification {
+                task: task_id("a"),
+                sequence: numbers.next().unwrap(),
+                verification,
+                results: Vec::new(),
+            };
+            let back = Commit::new()
+                .part(record(Verification::Verified))
+                .part(record(Verification::Failed));
+            match store.commit(back) {
+                Ok(_) => taken_back += 1,
+                Err(StorageError::NotFound { .. }) => too_late += 1,
+                Err(error) => panic!("{error:?}"),
+            }
+            assert!(
+                resumable(&store).is_some(),
+                "nothing is left to resume from"
+            );
+        }
+        wait_until("somebody looked", || looked.load(Ordering::SeqCst) > 10);
+        done.store(true, Ordering::SeqCst);
+    });
+    println!("{taken_back} were taken back, {too_late} too late");
+    assert!(0 < taken_back);
+}
+
+/// The newest that can be resumed from by what was recorded.
+fn resumable(store: &SqliteStore) -> Option<SequenceNumber> {
+    let newest_first = store.checkpoints(&task_id("a"), None, 1000).unwrap();
+    newest_first
+        .iter()
+        .find(|summary| summary.snapshot.is_some() && summary.verification != Verification::Failed)
+        .map(|summary| summary.sequence)
 }

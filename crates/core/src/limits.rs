@@ -92,7 +92,7 @@ pub const PRUNE_ROWS_MAX: u32 = 1000;
 /// Bytes of state after which a batch of pruning ends.
 pub const PRUNE_BYTES_PER_BATCH: u64 = 16 << 20;
 /// Time after which a batch of pruning ends: others wait for its lock.
-pub const PRUNE_TIME_PER_BATCH: Duration = Duration::from_millis(4);
+pub const PRUNE_TIME_PER_BATCH: Duration = Duration::from_millis(2);
 
 /// Pause between two passes of upkeep, unless configured otherwise.
 pub const UPKEEP_INTERVAL_DEFAULT: Duration = Duration::from_secs(60);

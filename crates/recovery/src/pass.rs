@@ -22,6 +22,11 @@ use crate::upkeep::UpkeepConfig;
 /// Tasks that are listed at a time.
 const TASKS_PER_PAGE: u32 = 256;
 
+/// Batches after which the log is moved into the file, which is done outside of
+/// the write lock. Left to the engine it would be moved when it is long, inside
+/// somebody's commit.
+const BATCHES_PER_LOG: u64 = 12;
+
 /// Whether a pass changes anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -214,6 +219,7 @@ pub(crate) struct Pass<'p> {
     mode: Mode,
     config: &'p UpkeepConfig,
     report: UpkeepReport,
+    since_log: u64,
     /// Called between batches, with nothing held: pauses, and says whether to
     /// go on.
     go_on: &'p mut dyn FnMut() -> bool,
@@ -231,6 +237,7 @@ impl<'p> Pass<'p> {
             mode,
             config,
             report: UpkeepReport::default(),
+            since_log: 0,
             go_on,
         }
     }
@@ -288,6 +295,14 @@ impl<'p> Pass<'p> {
     /// Between two batches; `false` to stop.
     fn between(&mut self) -> bool {
         crash_point!("upkeep.between_batches");
+        self.since_log += 1;
+        if self.since_log == BATCHES_PER_LOG {
+            self.since_log = 0;
+            // A courtesy: the pass goes on without it, and tries again at its end.
+            if let Err(error) = self.storage.shorten_log() {
+                tracing::debug!(%error, "the log was not shortened between batches");
+            }
+        }
         let goes_on = (self.go_on)();
         self.report.stopped |= !goes_on;
         goes_on
