@@ -212,7 +212,7 @@ fn limit_log(database: &str) -> Rlimit {
     let log = std::fs::metadata(format!("{database}-wal")).expect("a write-ahead log");
     let tight = Rlimit {
         current: Some(log.len() + 100),
-        ..limit.clone()
+        ..limit
     };
     setrlimit(Resource::Fsize, tight).expect("a tight limit");
     limit
