@@ -70,6 +70,10 @@ pub(crate) fn smoke(arguments: &SmokeArgs) -> Result<ExitCode, Box<dyn Error>> {
     }
     let runner = chaos::runner(&arguments.common)?
         .work_dir(&arguments.directory)
+        .replay({
+            let directory = arguments.directory.display().to_string();
+            move |_, seed| format!("cargo xtask smoke {directory} --seed {seed}")
+        })
         .quick(true);
     chaos::finish(&runner.run(&chosen), arguments.common.json.as_deref())
 }
