@@ -63,6 +63,9 @@ statements! {
 }
 
 #[cfg(test)]
+pub(crate) use self::tests::growing;
+
+#[cfg(test)]
 mod tests {
     use std::path::Path;
 
@@ -102,7 +105,7 @@ mod tests {
     }
 
     /// The statements whose costs would grow with history: they scan or sort.
-    fn growing(connection: &Connection) -> Vec<&'static str> {
+    pub(crate) fn growing(connection: &Connection) -> Vec<&'static str> {
         let grows = |sql| {
             // A row of constants is no table.
             let plan = plan(connection, sql).replace("SCAN CONSTANT ROW", "");
