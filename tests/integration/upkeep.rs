@@ -450,12 +450,14 @@ fn there_is_always_something_to_resume_from_while_others_prune() {
             });
         }
         scope.spawn(|| {
+            let _end = EndOf(&done);
             while !done.load(Ordering::SeqCst) {
                 let resumable = resumable(&store);
                 assert!(resumable.is_some(), "nothing is left to resume from");
                 looked.fetch_add(1, Ordering::SeqCst);
             }
         });
+        let end = EndOf(&done);
         for _ in 0..300 {
             let boundary = AppendCheckpoint::new(task_id("a"), CheckpointType::ErrorBoundary);
             let three = Commit::new()
@@ -484,10 +486,19 @@ fn there_is_always_something_to_resume_from_while_others_prune() {
             );
         }
         wait_until("somebody looked", || looked.load(Ordering::SeqCst) > 10);
-        done.store(true, Ordering::SeqCst);
+        drop(end);
     });
     println!("{taken_back} were taken back, {too_late} too late");
     assert!(0 < taken_back);
+}
+
+/// Ends the others when a thread ends, also by a panic.
+struct EndOf<'d>(&'d AtomicBool);
+
+impl Drop for EndOf<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
 }
 
 /// The newest that can be resumed from by what was recorded.
