@@ -115,7 +115,7 @@ fn a_newer_schema_is_refused_by_its_version() {
             error,
             StorageError::NewerSchema {
                 found: 99,
-                known: 1
+                known: 2
             }
         ),
         "{error:?}"
@@ -145,7 +145,7 @@ fn a_newer_schema_in_the_log_alone_is_refused() {
                 error,
                 StorageError::NewerSchema {
                     found: 99,
-                    known: 1
+                    known: 2
                 }
             ),
             "{error:?}"

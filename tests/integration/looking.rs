@@ -66,7 +66,7 @@ fn inspect_names_readers_counts_rows_and_sizes() {
         ("checkpoints", 3),
         ("task_audits", 3),
         ("checkpoint_counters", 3),
-        ("schema_migrations", 1),
+        ("schema_migrations", 2),
         ("work_items", 0),
         ("idempotency_keys", 0),
         ("evidence_results", 0),

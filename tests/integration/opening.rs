@@ -91,7 +91,7 @@ fn every_setting_is_as_promised() {
         assert_eq!(facts.synchronous, Some(synchronous));
         for (pragma, value) in [
             ("application_id", 0x4147_4f53),
-            ("user_version", 1),
+            ("user_version", 2),
             ("auto_vacuum", 2),
             ("mmap_size", 0),
         ] {
@@ -134,17 +134,22 @@ fn a_killed_creation_is_taken_up_by_the_next() {
             "migrate.before",
             "migrate.before_commit",
             "migrate.after",
+            "migrate.before",
+            "migrate.before_commit",
+            "migrate.after",
             "create.before_rename",
             "create.after_rename",
         ]
     );
-    for point in points {
+    for (at_point, point) in points.iter().enumerate() {
+        let before = points[..=at_point].iter();
+        let hit = before.filter(|other| *other == point).count().to_string();
         let directory = tempfile::tempdir().unwrap();
         let database = directory.path().join("agent.db");
         let killed = Victim::start(
             VICTIM,
             "kill-at",
-            [&point, "1", "open", database.to_str().unwrap(), "-"],
+            [point, &hit, "open", database.to_str().unwrap(), "-"],
         );
         assert_eq!(killed.dies(), ["ready"], "at {point}");
         let created = Victim::start(VICTIM, "create", [database.to_str().unwrap(), "a"]);

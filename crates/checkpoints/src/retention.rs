@@ -84,7 +84,7 @@ impl CheckpointManager {
     /// # Errors
     ///
     /// As [`CheckpointManager::plan_pruning`] and
-    /// [`Storage::commit`](agentos_core::Storage::commit). What earlier batches
+    /// [`Storage::commit`]. What earlier batches
     /// removed is gone.
     pub fn prune(&self, task: &TaskId, rule: &CheckpointRule) -> Result<Pruning, CheckpointError> {
         Ok(prune(
