@@ -28,8 +28,6 @@ const PLANS_MAX: u32 = 8;
 /// What pruning a task's checkpoints would remove.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PruningPlan {
-    /// Its batches have this form; `None` when the rule keeps everything.
-    first: Option<PruneCheckpoints>,
     /// Checkpoints that it removes.
     pub removed: u64,
     /// Bytes of state in them.
@@ -114,7 +112,6 @@ pub fn plan_pruning(
         Some(first) => storage.prunable_checkpoints(first)?,
     };
     Ok(PruningPlan {
-        first,
         removed: found.rows,
         bytes: found.bytes,
         kept: threshold.kept + found.kept.len() as u64,

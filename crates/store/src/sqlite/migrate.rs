@@ -219,6 +219,54 @@ mod tests {
         assert_eq!(version(&connection).unwrap(), 1);
     }
 
+    /// With foreign keys off and on: an item keeps its newest attempts and takes
+    /// them along, and the newest integrity checks stay.
+    #[test]
+    fn what_has_no_rule_of_retention_is_bounded_by_the_schema() {
+        use agentos_core::limits::{ATTEMPTS_PER_ITEM_MAX, INTEGRITY_CHECKS_MAX};
+        for keys in ["OFF", "ON"] {
+            let connection = Connection::open_in_memory().unwrap();
+            migrate(&connection, MIGRATIONS, NOW).unwrap();
+            let sql = format!(
+                "PRAGMA foreign_keys = {keys};
+                 INSERT INTO work_items (work_item_id, work_type, status, max_attempts,
+                     available_at, created_at, updated_at)
+                 SELECT value, 'test', 'pending', 1, '{NOW}', '{NOW}', '{NOW}'
+                 FROM generated(2);
+                 INSERT INTO work_attempts (work_item_id, number, worker, incarnation, started_at)
+                 SELECT 1, value, 'w', 'i', '{NOW}' FROM generated(3 * {ATTEMPTS_PER_ITEM_MAX})
+                 UNION ALL SELECT 2, 1, 'w', 'i', '{NOW}';
+                 INSERT INTO integrity_checks (problems, checked_at)
+                 SELECT 0, '{NOW}' FROM generated({INTEGRITY_CHECKS_MAX} + 5);"
+            );
+            let series = |count: &str| {
+                format!(
+                    "(WITH RECURSIVE n(value) AS
+                      (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {count})
+                      SELECT value FROM n)"
+                )
+            };
+            let mut parts = sql.split("generated(");
+            let mut sql = parts.next().unwrap().to_string();
+            for part in parts {
+                let (count, rest) = part.split_once(')').unwrap();
+                sql += &series(count);
+                sql += rest;
+            }
+            connection.execute_batch(&sql).unwrap();
+            let count = |table: &str| -> u32 {
+                let sql = format!("SELECT count(*) FROM {table}");
+                connection.query_row(&sql, [], |row| row.get(0)).unwrap()
+            };
+            assert_eq!(count("work_attempts"), ATTEMPTS_PER_ITEM_MAX + 1);
+            assert_eq!(count("integrity_checks"), INTEGRITY_CHECKS_MAX);
+            connection
+                .execute_batch("DELETE FROM work_items WHERE work_item_id = 1")
+                .unwrap();
+            assert_eq!(count("work_attempts"), 1);
+        }
+    }
+
     #[test]
     fn an_older_file_is_brought_forward_once() {
         let connection = Connection::open_in_memory().unwrap();
