@@ -16,7 +16,7 @@ use crate::VICTIM;
 /// - `ballast.*`: `disk_full.rs` kills a writer at each.
 /// - `prune.*`, `upkeep.*`: `upkeep.rs` kills a pass at each.
 /// - `store.*`: `many_processes.rs` stops and kills a writer at each.
-const USED: [&str; 21] = [
+const USED: [&str; 22] = [
     "backup.after_rename",
     "backup.before_rename",
     "backup.copied",
@@ -33,6 +33,7 @@ const USED: [&str; 21] = [
     "prune.rows_deleted",
     "store.after_commit",
     "store.before_commit",
+    "upkeep.before_optimized",
     "upkeep.between_batches",
     "upkeep.log_cut",
     "upkeep.log_moved",

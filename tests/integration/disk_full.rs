@@ -3,7 +3,11 @@
 
 use std::path::PathBuf;
 
-use agentos_core::{Receipt, Storage, StorageError, TaskStatus, TaskStorage, UpkeepStorage};
+use agentos_core::{
+    CheckpointRule, Receipt, Retention, Storage, StorageError, TaskStatus, TaskStorage,
+    UpkeepStorage,
+};
+use agentos_recovery::{Mode, UpkeepConfig, run_upkeep_with};
 use agentos_store::sqlite::{Config, SqliteStore};
 use agentos_tests::{SmallDisk, Victim, append, config, new_task, numbers, on_small_disk};
 
@@ -157,7 +161,8 @@ fn a_store_on_a_full_disk_opens_reads_and_tidies_up() {
     for killed in [false, true] {
         let path = database(&disk);
         drop(open(&disk));
-        let mut writer = Victim::start(VICTIM, "append-small", [path.to_str().unwrap(), "a"]);
+        let arguments = [path.to_str().unwrap(), "a", "5"];
+        let mut writer = Victim::start(VICTIM, "append-small", arguments);
         for number in 1..=5 {
             writer.expect(&number.to_string());
         }
@@ -188,6 +193,52 @@ fn a_store_on_a_full_disk_opens_reads_and_tidies_up() {
     }
 }
 
+/// Goal: a full disk is got over without anybody's help, by pruning. Method:
+/// fill the disk to the last page around a store that keeps too much; its
+/// commits are refused; run the upkeep: it prunes, gives the space back, and
+/// commits are taken again, with the disk still full of other things.
+#[test]
+fn pruning_makes_room_on_a_full_disk() {
+    let Some(disk) = on_small_disk(4 * DISK) else {
+        return;
+    };
+    let store = open(&disk);
+    store.create_task(new_task("a")).unwrap();
+    let mut acks = Vec::new();
+    for _ in 0..200 {
+        acks.extend(sound(&store, vec![7; 4000]));
+    }
+    store.shorten_log().unwrap();
+    disk.fill(0);
+    let mut refused = 0;
+    while refused < 3 {
+        match sound(&store, vec![7; 4000]) {
+            Some(number) => acks.push(number),
+            None => refused += 1,
+        }
+    }
+    assert_eq!(store.counters().ballast_given_up, 1);
+    let config = UpkeepConfig {
+        free_bytes_kept: 0,
+        retention: Retention {
+            checkpoints: CheckpointRule::keep_last(5),
+            ..Retention::default()
+        },
+        ..UpkeepConfig::default()
+    };
+    let report = run_upkeep_with(&store, &config, Mode::Apply).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    assert_eq!(report.checkpoints.rows as usize, acks.len() - 5);
+    assert!(disk.free() >= 2 * BALLAST, "{}", disk.free());
+    let next = sound(&store, vec![7; 4000]);
+    assert_eq!(next, Some(acks.len() as u64 + 1));
+    assert_eq!(store.inspect().unwrap().ballast_bytes, BALLAST);
+    let kept = acks[acks.len() - 5..].iter().copied().chain(next);
+    let kept: Vec<u64> = kept.collect();
+    let problems = store.check_integrity().unwrap().problems;
+    judge(&kept, &numbers(&store, "a"), &problems).unwrap();
+}
+
 /// Goal: a process that dies while it gives the ballast up leaves nothing that
 /// the next does not understand. Method: kill it before and after.
 #[test]
@@ -200,7 +251,8 @@ fn a_death_while_the_ballast_is_given_up_loses_nothing() {
         drop(open(&disk));
         disk.fill(64 * PAGE);
         let path = path.to_str().unwrap();
-        let said = Victim::start(VICTIM, "kill-at", [point, "1", "append-small", path, "a"]).dies();
+        let arguments = [point, "1", "append-small", path, "a", "10000"];
+        let said = Victim::start(VICTIM, "kill-at", arguments).dies();
         let acks: Vec<u64> = said.iter().map(|line| line.parse().unwrap()).collect();
         assert!(!acks.is_empty(), "it died before it began");
         let store = open(&disk);

@@ -108,6 +108,7 @@ fn a_pass_that_is_killed_anywhere_is_finished_by_the_next() {
         "prune.rows_deleted",
         "store.after_commit",
         "store.before_commit",
+        "upkeep.before_optimized",
         "upkeep.between_batches",
         "upkeep.log_cut",
         "upkeep.log_moved",

@@ -30,7 +30,7 @@ fn play(arguments: &[&str]) {
         ["commit", database, gate, seconds, task] => commit(database, gate, seconds, task),
         ["append", database, gate, count, task] => append_many(database, gate, count, task),
         ["write", database, task] => write(database, task),
-        ["append-small", database, task] => append_small(database, task),
+        ["append-small", database, task, count] => append_small(database, task, count),
         ["upkeep", database] => upkeep(database),
         ["backup", database, target] => backup(database, target),
         ["read", database] => read(database),
@@ -143,16 +143,22 @@ fn write(database: &str, task: &str) {
     }
 }
 
-/// Appends to a store with a small ballast until it is killed or refused; says
-/// each number.
-fn append_small(database: &str, task: &str) {
+/// Appends to a store with a small ballast until it is refused, at most `count`
+/// times; says each number, and waits to be killed.
+fn append_small(database: &str, task: &str, count: &str) {
     let config = config(database).ballast_bytes(256 << 10);
     let store = SqliteStore::open(config).expect("an open store");
     store.create_task(new_task(task)).expect("a task");
-    while let Ok(receipt) = store.commit(append(task, vec![7; 3000]).into()) {
+    for _ in 0..number(count) {
+        let Ok(receipt) = store.commit(append(task, vec![7; 3000]).into()) else {
+            return;
+        };
         for appended in receipt.appended() {
             say(format_args!("{}", appended.sequence));
         }
+    }
+    loop {
+        thread::park();
     }
 }
 

@@ -4,6 +4,7 @@
 //! at the same time. Killed anywhere it leaves a sound file: whatever a chore
 //! changes, it changes in one transaction, or SQLite can do without it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agentos_core::{
@@ -11,6 +12,7 @@ use agentos_core::{
 };
 use rusqlite::{Connection, named_params};
 
+use super::ballast::Ballast;
 use super::connection::{open_untouched, pragma};
 use super::error::of;
 use super::group_commit::{Done, Job};
@@ -139,6 +141,17 @@ impl SqliteStore {
         }
     }
 
+    /// Moves the log into the file, as far as its readers allow: on a connection
+    /// of its own and without the write lock, so that others go on writing.
+    fn move_log(&self) -> Result<(), StorageError> {
+        let connection = open_untouched(&self.path, Duration::ZERO)?;
+        connection
+            .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
+            .map_err(|error| of(&error, "moving the log into the file"))?;
+        crash_point!("upkeep.log_moved");
+        Ok(())
+    }
+
     /// Keeps what an integrity check said, for the doctor. That it could not be
     /// kept changes nothing about what it said.
     pub(crate) fn note_integrity(&self, found: &Integrity) {
@@ -163,14 +176,16 @@ impl UpkeepStorage for SqliteStore {
         let bytes = || std::fs::metadata(&wal).map_or(0, |found| found.len());
         let bytes_before = bytes();
         if bytes_before > 0 {
-            // Most of the work, on a connection of its own and without the write
-            // lock: others go on writing.
-            let connection = open_untouched(&self.path, Duration::ZERO)?;
-            connection
-                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
-                .map_err(|error| of(&error, "moving the log into the file"))?;
-            crash_point!("upkeep.log_moved");
-            drop(connection);
+            let ballast = Ballast::new(&self.path, self.config.ballast_bytes);
+            match self.move_log() {
+                // The file may have to grow before the log can shrink.
+                Err(error) if ballast.give_up_for(&error) => {
+                    let given_up = &self.counters.ballast_given_up;
+                    given_up.fetch_add(1, Ordering::Relaxed);
+                    self.move_log()
+                }
+                moved => moved,
+            }?;
             self.chore(Chore::CutLog)?;
         }
         Ok(LogShortened {
