@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -42,20 +43,44 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
     finish(&report, common.json.as_deref())
 }
 
-/// Writes and prints a report; gives its exit code.
+/// Prints and writes a report; gives its exit code.
 #[expect(clippy::print_stdout, reason = "this is what the command is asked for")]
 pub(crate) fn finish(report: &Report, json: Option<&Path>) -> Result<ExitCode, Box<dyn Error>> {
-    if let Some(path) = json {
-        report::json::write(report, path)?;
-    }
     if !is_stdout(json) {
         print!("{}", report::terminal::render(report));
     }
-    Ok(ExitCode::from(report.exit_code()))
+    let written = json.map_or(Ok(()), |path| report::json::write(report, path));
+    exit_code(written, report.exit_code())
+}
+
+/// A violation weighs more than a report that could not be written.
+pub(crate) fn exit_code(written: io::Result<()>, code: u8) -> Result<ExitCode, Box<dyn Error>> {
+    match (written, code) {
+        (Ok(()), code) => Ok(ExitCode::from(code)),
+        (Err(error), 1) => {
+            crate::report(&error);
+            Ok(ExitCode::from(1))
+        }
+        (Err(error), _) => Err(error.into()),
+    }
+}
+
+/// Whether a report will find its folder: asked before the first run.
+pub(crate) fn can_be_written(path: &Path) -> Result<(), Box<dyn Error>> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if folder.is_dir() && !path.is_dir() {
+        Ok(())
+    } else {
+        Err(format!("{} cannot be written", path.display()).into())
+    }
 }
 
 /// A runner for one run or many, that Ctrl-C stops.
 pub(crate) fn runner(arguments: &CommonArgs) -> Result<Runner, Box<dyn Error>> {
+    arguments.json.as_deref().map_or(Ok(()), can_be_written)?;
     let interrupt = Interrupt::new();
     for signal in [SIGINT, SIGTERM] {
         // The second time there is no waiting for an orderly end. Victims die all

@@ -143,6 +143,11 @@ impl Soak {
     }
 
     fn tell(mut self, run: &mut Run) -> ScenarioResult {
+        let result = self.all(run);
+        self.outcome.after(result)
+    }
+
+    fn all(&mut self, run: &mut Run) -> Fallible<()> {
         let role = Role::Reader(Reader {
             db: self.db.clone(),
             hold_ms: 1000,
@@ -274,7 +279,7 @@ impl Soak {
         Ok(())
     }
 
-    fn end(mut self, length: Duration) -> ScenarioResult {
+    fn end(&mut self, length: Duration) -> Fallible<()> {
         let commits = self.commits();
         let pruned = self.pruned + self.loaders.iter().map(|live| live.pruned).sum::<u64>();
         for live in &mut self.loaders {
@@ -334,7 +339,7 @@ impl Soak {
         let (file, memory) = (thirds(|most| most.file), thirds(|most| most.memory));
         self.outcome.metric("file_bytes_thirds", file);
         self.outcome.metric("memory_bytes_thirds", memory);
-        Ok(self.outcome)
+        Ok(())
     }
 }
 

@@ -7,7 +7,6 @@
 use std::error::Error;
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 use agentos_chaos::report::{facts, stability};
@@ -21,23 +20,15 @@ pub(crate) fn run(arguments: &StabilityArgs) -> Result<ExitCode, Box<dyn Error>>
     let common = &arguments.common;
     let all = scenarios::all(common.canary);
     let chosen = select(&all, &arguments.scenarios)?;
-    for path in [&common.json, &arguments.junit, &arguments.html] {
-        path.as_deref().map_or(Ok(()), can_be_written)?;
+    for path in [&arguments.junit, &arguments.html] {
+        path.as_deref().map_or(Ok(()), chaos::can_be_written)?;
     }
     let report = Stability::new(chaos::runner(common)?)
         .runs(arguments.runs)
         .jobs(arguments.jobs.map_or_else(processors, usize::from))
         .min_pass_rate(arguments.min_pass_rate)
         .run(&chosen);
-    match (write(&report, arguments), report.exit_code()) {
-        (Ok(()), code) => Ok(ExitCode::from(code)),
-        // A violation weighs more than a report that could not be written.
-        (Err(error), 1) => {
-            crate::report(&error);
-            Ok(ExitCode::from(1))
-        }
-        (Err(error), _) => Err(error.into()),
-    }
+    chaos::exit_code(write(&report, arguments), report.exit_code())
 }
 
 /// Writes every form that was asked for; one that fails does not cost the others.
@@ -76,17 +67,4 @@ fn show(text: &str) -> io::Result<()> {
 
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, |count| count.get().min(JOBS_MAX))
-}
-
-/// Whether a report will find its folder.
-fn can_be_written(path: &Path) -> Result<(), Box<dyn Error>> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    if folder.is_dir() && !path.is_dir() {
-        Ok(())
-    } else {
-        Err(format!("{} cannot be written", path.display()).into())
-    }
 }

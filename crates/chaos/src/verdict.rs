@@ -8,6 +8,8 @@ use std::fmt;
 use serde::ser::{Serialize, Serializer};
 use serde_json::Value;
 
+use crate::error::Failure;
+
 /// Kill points that one outcome keeps: a loop of many runs adds them up.
 const KILL_POINTS_MAX: usize = 1000;
 
@@ -174,6 +176,24 @@ impl Outcome {
         self.reasons.push(reason.into());
     }
 
+    /// The outcome of a scenario that ended with `result`. A violation that was
+    /// found before is not hidden by the error: it stays one, with the error as
+    /// one more reason.
+    ///
+    /// # Errors
+    ///
+    /// The error itself, when nothing was violated before.
+    pub fn after(mut self, result: Result<(), Failure>) -> Result<Outcome, Failure> {
+        match result {
+            Err(failure) if self.verdict == Verdict::Violated => {
+                self.reasons.push(failure.reason());
+                Ok(self)
+            }
+            Err(failure) => Err(failure),
+            Ok(()) => Ok(self),
+        }
+    }
+
     /// The machine got in the way. A violation that was found stays one.
     pub fn not_judged(&mut self, reason: impl Into<String>) {
         if self.verdict == Verdict::Passed {
@@ -218,6 +238,19 @@ mod tests {
             outcome.kill_point(0.5);
         }
         assert_eq!(outcome.kill_points.len(), KILL_POINTS_MAX);
+    }
+
+    #[test]
+    fn a_violation_is_not_hidden_by_an_error_that_comes_later() {
+        let full = || Failure::from(std::io::Error::from(std::io::ErrorKind::StorageFull));
+        let mut outcome = Outcome::passed();
+        outcome.violate("lost");
+        let outcome = outcome.after(Err(full())).unwrap();
+        assert_eq!(outcome.verdict, Violated);
+        assert_eq!(outcome.reasons, ["lost", "no storage space"]);
+        let failure = Outcome::passed().after(Err(full())).unwrap_err();
+        assert_eq!(failure.verdict(), Inconclusive);
+        assert!(Outcome::passed().after(Ok(())).is_ok());
     }
 
     #[test]

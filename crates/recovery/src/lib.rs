@@ -21,13 +21,15 @@
 //!
 //! [`Retention`]: agentos_core::Retention
 
+mod config;
 mod pass;
 mod stats;
 mod upkeep;
 
+pub use config::UpkeepConfig;
 pub use pass::{
     Failure, Mode, Removed, Step, UpkeepReport, prune_checkpoints, prune_rows, reclaim_space,
     run_upkeep, run_upkeep_with,
 };
 pub use stats::UpkeepStats;
-pub use upkeep::{Upkeep, UpkeepConfig, UpkeepError};
+pub use upkeep::{Upkeep, UpkeepError};

@@ -17,7 +17,7 @@ use agentos_core::{
     RowRule, Stopwatch, Storage, StorageError, TaskId, TaskStatus, crash_point,
 };
 
-use crate::upkeep::UpkeepConfig;
+use crate::config::UpkeepConfig;
 
 /// Tasks that are listed at a time.
 const TASKS_PER_PAGE: u32 = 256;

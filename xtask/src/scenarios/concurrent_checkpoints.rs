@@ -34,9 +34,11 @@ pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
         };
         for layout in [Layout::FileEach, Layout::TaskEach, Layout::OneTask] {
             run.progress(layout.name());
-            story.tell(run, layout)?;
+            if let Err(failure) = story.tell(run, layout) {
+                return story.end(Err(failure));
+            }
         }
-        story.end()
+        story.end(Ok(()))
     })
 }
 
@@ -183,10 +185,10 @@ impl Story {
         Ok(())
     }
 
-    fn end(mut self) -> ScenarioResult {
+    fn end(mut self, result: Fallible<()>) -> ScenarioResult {
         self.outcome.metric("databases", self.databases);
         self.outcome.metric("checkpoints", self.found);
         self.outcome.metric("errors", self.errors);
-        Ok(self.outcome)
+        self.outcome.after(result)
     }
 }

@@ -47,6 +47,11 @@ type Fallible<T> = Result<T, Failure>;
 
 fn tell(run: &mut Run, canary: Option<Canary>) -> ScenarioResult {
     let mut outcome = Outcome::passed();
+    let result = tell_all(run, canary, &mut outcome);
+    outcome.after(result)
+}
+
+fn tell_all(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fallible<()> {
     let input = run.dir().join("input");
     sources::copy_into(&input)?;
     let files = read(&input)?;
@@ -59,7 +64,7 @@ fn tell(run: &mut Run, canary: Option<Canary>) -> ScenarioResult {
 
     run.progress("an agent works in peace");
     let mut peaceful = Story::begin(run, "peaceful", iterations, canary, &files)?;
-    let mut iteration = peaceful.in_peace(run, &mut outcome)?;
+    let mut iteration = peaceful.in_peace(run, outcome)?;
 
     let mut attempt = 0;
     let story = loop {
@@ -73,7 +78,7 @@ fn tell(run: &mut Run, canary: Option<Canary>) -> ScenarioResult {
             canary,
             &files,
         )?;
-        story.tell(run, &plan, iteration, &mut outcome)?;
+        story.tell(run, &plan, iteration, outcome)?;
         let enough = story.kills >= KILLS_MIN || outcome.verdict != Verdict::Passed;
         if enough || attempt == ATTEMPTS {
             break story;
@@ -98,8 +103,8 @@ fn tell(run: &mut Run, canary: Option<Canary>) -> ScenarioResult {
             },
         );
     }
-    story.figures(&mut outcome);
-    Ok(outcome)
+    story.figures(outcome);
+    Ok(())
 }
 
 /// The files of a folder, by name.

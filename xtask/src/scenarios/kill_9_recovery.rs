@@ -77,6 +77,18 @@ impl Story {
     }
 
     fn tell(mut self, run: &mut Run) -> ScenarioResult {
+        let result = self.live(run);
+        let lineage = self.lineage;
+        self.outcome.metric("kills", self.kills);
+        self.outcome.metric("acked", lineage.acked);
+        self.outcome
+            .metric("unacknowledged", lineage.unacknowledged);
+        self.outcome.metric("found", lineage.found);
+        self.outcome.metric("resumed_from", lineage.resumed_from);
+        self.outcome.after(result)
+    }
+
+    fn live(&mut self, run: &mut Run) -> Fallible<()> {
         let kills = kills(run.quick());
         for kill in 1..=kills {
             run.progress(format!("kill {kill} of {kills}"));
@@ -98,14 +110,7 @@ impl Story {
         for iterations in &self.killed_at {
             self.outcome.kill_point(iterations / work as f64);
         }
-        let lineage = self.lineage;
-        self.outcome.metric("kills", self.kills);
-        self.outcome.metric("acked", lineage.acked);
-        self.outcome
-            .metric("unacknowledged", lineage.unacknowledged);
-        self.outcome.metric("found", lineage.found);
-        self.outcome.metric("resumed_from", lineage.resumed_from);
-        Ok(self.outcome)
+        Ok(())
     }
 
     /// One agent, from its start to its violent end.

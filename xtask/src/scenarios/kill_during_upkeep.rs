@@ -79,7 +79,7 @@ impl Story {
             canary,
         };
         prepare(&janitor.db)?;
-        let mut story = Story {
+        let story = Story {
             janitor,
             acked: 0,
             copied: None,
@@ -88,11 +88,20 @@ impl Story {
             kills: 0,
             outcome: Outcome::passed(),
         };
-        story.measure(run)?;
         Ok(story)
     }
 
     fn tell(mut self, run: &mut Run) -> ScenarioResult {
+        let result = self.all(run);
+        self.outcome.metric("kills", self.kills);
+        self.outcome.metric("acked", self.acked);
+        self.outcome.metric("upkeep_ms", millis(self.upkeep));
+        self.outcome.metric("backup_ms", millis(self.backup));
+        self.outcome.after(result)
+    }
+
+    fn all(&mut self, run: &mut Run) -> Fallible<()> {
+        self.measure(run)?;
         let kills = if run.quick() { KILLS_QUICK } else { KILLS };
         while self.kills < kills && self.outcome.verdict == Verdict::Passed {
             run.progress(format!("kill {} of {kills}", self.kills + 1));
@@ -106,11 +115,7 @@ impl Story {
             run.progress("an old file is brought forward");
             self.migrate(run)?;
         }
-        self.outcome.metric("kills", self.kills);
-        self.outcome.metric("acked", self.acked);
-        self.outcome.metric("upkeep_ms", millis(self.upkeep));
-        self.outcome.metric("backup_ms", millis(self.backup));
-        Ok(self.outcome)
+        Ok(())
     }
 
     fn start(&self, run: &mut Run) -> Fallible<Victim> {

@@ -7,22 +7,17 @@
 
 use std::fmt;
 use std::fs;
-use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use agentos_core::{StorageError, Timestamp};
-use rusqlite::Connection;
 use serde::{Serialize, Serializer};
 
+use super::admission::{check_file_system, directory_of, identify, identity_of, look_through};
 use super::ballast::{Ballast, State};
-use super::config::Config;
 use super::connection::check_version;
-use super::error::{of, of_io};
+use super::error::of_io;
 use super::file_system::{check_writable, free_bytes, unsafe_kind};
-use super::locks::is_open_somewhere;
-use super::open::identify;
 use super::paths::with_suffix;
 use super::readers::ReadError;
 use super::{SqliteStore, statements};
@@ -162,63 +157,6 @@ impl fmt::Display for Report {
         }
         Ok(())
     }
-}
-
-/// Which file it is, whatever its name.
-pub(crate) type Identity = (u64, u64);
-
-pub(crate) fn identity_of(path: &Path) -> io::Result<Identity> {
-    fs::metadata(path).map(|found| (found.dev(), found.ino()))
-}
-
-/// Refuses a directory in which the promises cannot be kept, before anything is
-/// made there.
-pub(crate) fn check_place(path: &Path, config: &Config) -> Result<(), StorageError> {
-    let directory = directory_of(path);
-    check_file_system(directory, config)?;
-    check_writable(directory).map_err(|error| of_io(error, directory))
-}
-
-fn check_file_system(directory: &Path, config: &Config) -> Result<(), StorageError> {
-    match unsafe_kind(directory).map_err(|error| of_io(error, directory))? {
-        Some(kind) if !config.allow_unsafe_file_system => {
-            Err(StorageError::UnsafeFileSystem { kind })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn directory_of(path: &Path) -> &Path {
-    path.parent().unwrap_or(Path::new("/"))
-}
-
-/// Whether the last process that had the database open died with it: its log is
-/// still there, and nobody has it open. Asked under the write lock.
-pub(crate) fn was_left_open(path: &Path) -> bool {
-    let log = fs::metadata(with_suffix(path, "-wal")).map_or(0, |found| found.len());
-    log > 0 && !is_open_somewhere(path)
-}
-
-/// Looks through the file: everything but the order of its indexes.
-pub(crate) fn look_through(connection: &Connection) -> Result<(), StorageError> {
-    let problems =
-        quick_check(connection).map_err(|error| of(&error, "looking through the file"))?;
-    if problems.is_empty() {
-        return Ok(());
-    }
-    Err(StorageError::corrupt(
-        "the database file",
-        problems.join("; "),
-    ))
-}
-
-fn quick_check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    let mut statement = connection.prepare("PRAGMA quick_check(100)")?;
-    let mut problems = statement
-        .query_map([], |row| row.get::<_, String>(0))?
-        .collect::<Result<Vec<_>, _>>()?;
-    problems.retain(|line| line != "ok");
-    Ok(problems)
 }
 
 impl SqliteStore {

@@ -24,16 +24,16 @@ use agentos_core::{Clock, Commit, Deadline, Receipt, Reclaimed, StorageError, cr
 use rusqlite::Connection;
 
 use super::ballast::Ballast;
+use super::chores::{self, Chore};
 use super::config::Config;
 use super::connection::{check_writer, open_untouched, set_up_writer};
 use super::error::{SqliteError, of_commit, of_sqlite};
 use super::log_bound::LogBound;
 use super::migrate::{self, MIGRATIONS};
+use super::parts;
 use super::queue::Writer;
 use super::readers::Readers;
-use super::upkeep::Chore;
 use super::write_lock::{Held, WriteLock};
-use super::{parts, upkeep};
 
 /// What the writer is asked to do.
 pub(crate) enum Job {
@@ -313,7 +313,7 @@ impl SqliteWriter {
         let answer = connection
             .busy_timeout(deadline.remaining())
             .map_err(|error| of_sqlite(SqliteError::from(&error), "waiting"))
-            .and_then(|()| upkeep::run(connection, chore, now));
+            .and_then(|()| chores::run(connection, chore, now));
         let unusable = !undone(connection)
             || matches!(
                 answer,

@@ -18,11 +18,11 @@ use rustix::fs::{FlockOperation, flock};
 use serde::Serialize;
 
 use super::SqliteStore;
+use super::admission::identify;
 use super::connection::{open_immutable, open_reader, pragma, set_up_reader};
 use super::error::of;
 use super::file_system::free_bytes;
 use super::locks::{LockFacts, lock_facts};
-use super::open::identify;
 use super::paths::{BALLAST, LOCK, files, resolve, with_suffix};
 use super::readers::ReadError;
 

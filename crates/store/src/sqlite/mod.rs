@@ -5,9 +5,11 @@
 //! wait; reading goes through a pool and never waits for the writer. Between
 //! processes a lock on a side file makes waiting fair.
 
+mod admission;
 mod backup;
 mod ballast;
 mod checkpoints;
+mod chores;
 mod config;
 mod connection;
 mod create;
@@ -67,7 +69,7 @@ pub struct SqliteStore {
     /// `synchronous` as it was read back from the writing connection.
     synchronous: i64,
     /// The file that was opened, whatever has its name now.
-    identity: doctor::Identity,
+    identity: admission::Identity,
     /// Dropped last, after the connections are closed.
     _registered: Registered,
 }

@@ -9,19 +9,17 @@ use std::sync::Arc;
 
 use agentos_core::limits::COMMITS_PER_GROUP_MAX;
 use agentos_core::{Deadline, InvalidInput, StorageError};
-use rusqlite::{Connection, ffi};
+use rusqlite::Connection;
 
 use super::SqliteStore;
+use super::admission::{check_place, identify, identity_of, look_through, was_left_open};
 use super::ballast::Ballast;
 use super::config::Config;
-use super::connection::{
-    APPLICATION_ID, check_version, open_immutable, open_untouched, pragma, set_up_writer,
-};
+use super::connection::{check_version, open_untouched, pragma, set_up_writer};
 use super::create::{clear_leftover, create};
-use super::doctor::{check_place, identity_of, look_through, was_left_open};
 use super::error::{SqliteError, of_io, of_sqlite};
 use super::group_commit::{Counters, SqliteWriter};
-use super::migrate::{self, MIGRATIONS, SCHEMA_VERSION};
+use super::migrate::{self, MIGRATIONS};
 use super::paths::{resolve, with_suffix};
 use super::queue::Queue;
 use super::readers::Readers;
@@ -149,49 +147,6 @@ fn check_length(connection: &Connection, path: &Path) -> Result<(), StorageError
     if found < needed || found % page.max(1) != 0 {
         let detail = format!("it has {found} bytes, and needs {needed} in pages of {page}");
         return Err(StorageError::corrupt("the database file", detail));
-    }
-    Ok(())
-}
-
-/// Refuses what is not ours, or too new, without leaving a trace on it.
-///
-/// Read as it lies on the disk, without the write-ahead log: our files carry
-/// their application id from the moment they have a name.
-pub(crate) fn identify(path: &Path) -> Result<(), StorageError> {
-    let not_ours = |reason: String| Err(StorageError::NotOurs { reason });
-    let metadata = fs::metadata(path).map_err(|error| of_io(error, path))?;
-    if !metadata.is_file() {
-        return not_ours(format!("{} is not a file", path.display()));
-    }
-    if metadata.len() == 0 {
-        return not_ours("the file is empty".into());
-    }
-    let connection = open_immutable(path)
-        .map_err(|error| of_sqlite(SqliteError::from(&error), "looking at a file"))?;
-    // Killed while it moved pages from the log, a sound file can be shorter than
-    // its first page says; the log mends that. Here only the first page counts.
-    let header = connection
-        .execute_batch("PRAGMA writable_schema = ON")
-        .map_err(|error| SqliteError::from(&error))
-        .and_then(|()| {
-            connection
-                .query_row("PRAGMA application_id", [], |row| row.get::<_, i32>(0))
-                .map_err(|error| SqliteError::from(&error))
-        });
-    match header {
-        Ok(APPLICATION_ID) => {}
-        Ok(found) => return not_ours(format!("its application id is {found}")),
-        Err(error) if error.primary() == ffi::SQLITE_NOTADB => {
-            return not_ours("it is no SQLite database".into());
-        }
-        Err(error) => return Err(of_sqlite(error, "looking at a file")),
-    }
-    let found = u32::try_from(pragma(&connection, "user_version")?).unwrap_or(u32::MAX);
-    if found > SCHEMA_VERSION {
-        return Err(StorageError::NewerSchema {
-            found,
-            known: SCHEMA_VERSION,
-        });
     }
     Ok(())
 }
