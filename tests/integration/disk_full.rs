@@ -74,7 +74,10 @@ fn through_a_full_disk(disk: &SmallDisk, left: u64, write: Write) -> Result<(), 
     // The room that was kept is given up, and still everything is refused.
     assert_eq!(store.counters().ballast_given_up, 1);
     assert_eq!(store.inspect().unwrap().ballast_bytes, 0);
+    let free = disk.free();
+    assert!(BALLAST <= free, "no plain commit has taken it: {free}");
     acks.extend(write(&store, vec![7; 10]));
+    assert_eq!(disk.free(), free, "nor does the next");
     let problems = store.check_integrity().unwrap().problems;
     judge(&acks, &numbers(&store, "a"), &problems)?;
     disk.make_room();
@@ -184,7 +187,11 @@ fn a_store_on_a_full_disk_opens_reads_and_tidies_up() {
         assert!(refused, "a full disk takes no end of commits");
         // What frees space goes on.
         store.reclaim_space(0).unwrap();
-        store.refresh_statistics().unwrap();
+        let answer = store.refresh_statistics();
+        assert!(
+            matches!(answer, Err(StorageError::DiskFull(_))),
+            "{answer:?}"
+        );
         store.shorten_log().unwrap();
         disk.make_room();
         assert!(sound(&store, vec![7; 10]).is_some());

@@ -6,11 +6,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use agentos_core::{Clock, Storage, StorageError};
+use agentos_core::{Clock, Storage, StorageError, UpkeepStorage};
 use agentos_store::sqlite::{Condition, Finding, Report, SqliteStore};
 use agentos_tests::{
     Victim, append, at, config, fresh, manual_clock, new_task, numbers, on_small_disk,
 };
+use rusqlite::Connection;
 use tracing::field::{Field, Visit};
 
 use crate::VICTIM;
@@ -197,6 +198,77 @@ fn after_a_crash_a_damaged_file_is_refused() {
         }
         drop(directory);
     }
+}
+
+/// Goal: who opens a file that others work on is not held up by a look through
+/// it. Method: the file is damaged while a process works on it; only a look
+/// through it would notice.
+#[test]
+fn a_file_that_others_work_on_is_not_looked_through() {
+    let store = fresh();
+    store.create_task(new_task("a")).unwrap();
+    for _ in 0..200 {
+        store.commit(append("a", vec![7; 3000]).into()).unwrap();
+    }
+    let (_directory, path) = store.shut();
+    let mut writer = Victim::start(VICTIM, "write", [path.to_str().unwrap(), "b"]);
+    writer.line();
+    damage(&path);
+    drop(SqliteStore::open(config(&path)).unwrap());
+    writer.kill();
+    let opened = SqliteStore::open(config(&path));
+    assert!(matches!(opened, Err(StorageError::Corrupt { .. })));
+}
+
+/// Goal: a crash is seen also when the log is empty. Method: kill a process right
+/// after it cut the log; damage the file; open.
+#[test]
+fn after_a_crash_with_an_empty_log_a_damaged_file_is_refused() {
+    let store = fresh();
+    store.create_task(new_task("a")).unwrap();
+    for _ in 0..200 {
+        store.commit(append("a", vec![7; 3000]).into()).unwrap();
+    }
+    let (_directory, path) = store.shut();
+    let arguments = ["upkeep.log_cut", "1", "shorten", path.to_str().unwrap()];
+    Victim::start(VICTIM, "kill-at", arguments).dies();
+    damage(&path);
+    let opened = SqliteStore::open(config(&path));
+    assert!(matches!(opened, Err(StorageError::Corrupt { .. })));
+}
+
+/// A check that found damage is not forgotten for one that did not, before.
+#[test]
+fn damage_that_a_check_found_is_told() {
+    let store = fresh();
+    store.check_integrity().unwrap();
+    let connection = Connection::open(store.path()).unwrap();
+    let note = "INSERT INTO integrity_checks (problems, checked_at)
+                SELECT 3, applied_at FROM schema_migrations WHERE version = 1";
+    connection.execute(note, []).unwrap();
+    let report = store.doctor().unwrap();
+    assert_eq!(found(&report), (Condition::IntegrityAge, "warning"));
+    assert!(report.to_string().contains("found damage"), "{report}");
+    store.check_integrity().unwrap();
+    assert!(store.doctor().unwrap().is_healthy());
+}
+
+/// Goal: the upkeep does not write the log of one file into another. Method: a
+/// file takes the place of the open one; then shorten the log.
+#[test]
+fn the_log_is_not_moved_into_a_file_that_took_the_place() {
+    let (store, other) = (fresh(), fresh());
+    store.create_task(new_task("mine")).unwrap();
+    other.create_task(new_task("theirs")).unwrap();
+    let (_directory, path) = other.shut();
+    let before = fs::read(&path).unwrap();
+    fs::rename(&path, store.path()).unwrap();
+    let answer = store.shorten_log();
+    assert!(
+        matches!(answer, Err(StorageError::NotOurs { .. })),
+        "{answer:?}"
+    );
+    assert_eq!(fs::read(store.path()).unwrap(), before);
 }
 
 /// A sound file opens after any crash, with all that was acknowledged.

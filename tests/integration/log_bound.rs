@@ -159,6 +159,78 @@ fn a_reader_that_ends_in_time_is_waited_for_at_the_bound() {
     assert!(most < BOUND + GROUP, "{most}");
 }
 
+/// Goal: a reader that begins its next view at once, in the very place of the one
+/// before, does not keep the log for ever. Method: it holds its first view until
+/// the log is at its bound, and then one after the other; the commit that waits at
+/// the bound must be taken.
+#[test]
+fn a_reader_that_begins_anew_at_once_is_got_past() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let (end, at_bound) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let (path, end, at_bound) = (store.path(), &end, &at_bound);
+        scope.spawn(move || {
+            let connection = Connection::open(path).unwrap();
+            let read = || {
+                connection.execute_batch("BEGIN").unwrap();
+                connection
+                    .query_row("SELECT COUNT(*) FROM tasks", [], |_| Ok(()))
+                    .unwrap();
+            };
+            read();
+            while !at_bound.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            while !end.load(Ordering::SeqCst) {
+                // The writer asks meanwhile, and waits for this view to end.
+                let hold = agentos_core::Deadline::after(Duration::from_millis(300));
+                while !hold.passed() {
+                    thread::yield_now();
+                }
+                connection.execute_batch("COMMIT").unwrap();
+                read();
+            }
+        });
+        let commit = || store.commit(append("a", vec![7; STATE]).into());
+        while commit().is_ok() {}
+        at_bound.store(true, Ordering::SeqCst);
+        let taken = commit();
+        end.store(true, Ordering::SeqCst);
+        assert!(taken.is_ok(), "{taken:?}");
+    });
+}
+
+/// Goal: who moves the log does not make commits fail at the bound. Method: one
+/// thread commits many times the bound, another shortens the log without a pause.
+#[test]
+fn shortening_the_log_never_makes_a_commit_fail() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(&directory);
+    let end = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !end.load(Ordering::SeqCst) {
+                match store.shorten_log() {
+                    Ok(_) | Err(StorageError::Busy { .. }) => {}
+                    Err(error) => panic!("{error:?}"),
+                }
+            }
+        });
+        let commits: Vec<_> = (0..400)
+            .map(|_| store.commit(append("a", vec![7; STATE]).into()))
+            .collect();
+        end.store(true, Ordering::SeqCst);
+        for commit in commits {
+            commit.unwrap();
+        }
+    });
+    assert_eq!(numbers(&store, "a").len(), 400);
+    store.close();
+    assert!(matches!(store.shorten_log(), Err(StorageError::Closed)));
+    assert!(!agentos_tests::names(directory.path()).contains(&"agent.db-wal".to_owned()));
+}
+
 #[test]
 fn a_log_that_nobody_reads_is_cut_to_nothing() {
     let directory = tempfile::tempdir().unwrap();

@@ -10,7 +10,8 @@ use agentos_core::limits::COMMITS_PER_GROUP_MAX;
 use agentos_core::{Commit, Storage, StorageError, TaskStorage};
 use agentos_store::sqlite::{Durability, SqliteStore, inspect};
 use agentos_tests::{
-    Gate, Victim, append, at, config, fresh, names, new_task, numbers, task_id, wait_until,
+    Gate, Victim, append, at, config, contents, fresh, names, new_task, numbers, task_id,
+    wait_until,
 };
 use rusqlite::Connection;
 
@@ -18,6 +19,20 @@ use crate::VICTIM;
 
 const PROCESSES: usize = 20;
 const ROUNDS: usize = 50;
+
+/// Opening and closing writes nothing: a full disk must not keep anybody out, and
+/// a death right after it must not look like work that was cut off.
+#[test]
+fn opening_and_closing_changes_no_byte() {
+    let store = fresh();
+    store.create_task(new_task("a")).unwrap();
+    let (directory, path) = store.shut();
+    let before = contents(directory.path());
+    let store = at(&path);
+    assert_eq!(store.inspect().unwrap().wal_bytes, 0);
+    drop(store);
+    assert_eq!(contents(directory.path()), before);
+}
 
 /// Goal: any number of processes may open a new file at the same instant.
 /// Method: all of them wait at a closed gate; it opens; each must succeed. The

@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use agentos_core::{AuditLine, Commit, Deadline, Stopwatch, Storage, StorageError, crash_point};
+use agentos_core::{
+    AuditLine, Commit, Deadline, Stopwatch, Storage, StorageError, UpkeepStorage as _, crash_point,
+};
 use agentos_recovery::{Mode, run_upkeep_with};
 use agentos_store::sqlite::{Config, SqliteStore};
 use agentos_tests::{append, config, new_task, numbers, pass, task_id, upkeep_config};
@@ -32,6 +34,7 @@ fn play(arguments: &[&str]) {
         ["write", database, task] => write(database, task),
         ["append-small", database, task, count] => append_small(database, task, count),
         ["upkeep", database] => upkeep(database),
+        ["shorten", database] => shorten(database),
         ["backup", database, target] => backup(database, target),
         ["read", database] => read(database),
         ["limited", database, task] => limited(database, task),
@@ -168,6 +171,13 @@ fn upkeep(database: &str) {
     let report = run_upkeep_with(&store, &upkeep_config(), Mode::Apply).expect("good rules");
     assert!(report.is_complete(), "{report:?}");
     say(format_args!("done {}", report.checkpoints.rows));
+}
+
+/// Cuts the write-ahead log.
+fn shorten(database: &str) {
+    let store = SqliteStore::open(config(database)).expect("an open store");
+    store.create_task(new_task("shorten")).expect("a task");
+    store.shorten_log().expect("a shorter log");
 }
 
 /// Makes a backup and says how it went.

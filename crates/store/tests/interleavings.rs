@@ -148,6 +148,10 @@ impl Writer for Recorder {
         Told::Busy
     }
 
+    fn is_refusal(told: &Told) -> bool {
+        matches!(told, Told::Busy | Told::Closed | Told::Panicked)
+    }
+
     fn closed() -> Told {
         Told::Closed
     }

@@ -93,8 +93,8 @@ pub(crate) fn directory_of(path: &Path) -> &Path {
 /// Whether the last process that had the database open died with it: its log is
 /// still there, and nobody has it open. Asked under the write lock.
 pub(crate) fn was_left_open(path: &Path) -> bool {
-    let log = fs::metadata(with_suffix(path, "-wal")).map_or(0, |found| found.len());
-    log > 0 && !is_open_somewhere(path)
+    // Also an empty one: whoever closes in order removes it.
+    fs::symlink_metadata(with_suffix(path, "-wal")).is_ok() && !is_open_somewhere(path)
 }
 
 /// Looks through the file: everything but the order of its indexes.

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use agentos_core::{StorageError, crash_point};
 use rustix::fs::{FallocateFlags, fallocate};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use super::file_system::free_bytes;
 use super::paths::{BALLAST, with_suffix};
@@ -60,9 +61,10 @@ impl Ballast {
         if self.bytes == 0 {
             return State::Unwanted;
         }
-        match fs::metadata(&self.path).map(|found| found.len()) {
-            Ok(0) => State::GivenUp,
-            Ok(length) if length >= self.bytes => State::InPlace,
+        match fs::metadata(&self.path) {
+            Ok(found) if !found.is_file() => State::Missing,
+            Ok(found) if found.len() == 0 => State::GivenUp,
+            Ok(found) if found.len() >= self.bytes => State::InPlace,
             _ => State::Missing,
         }
     }
@@ -90,17 +92,25 @@ impl Ballast {
             }
             Err(error) => {
                 tracing::warn!(%error, "the ballast could not be made");
-                // It is tried again at the next turn.
-                let emptied = File::options().write(true).open(&self.path);
-                if let Ok(file) = emptied {
-                    let _ = file.set_len(0);
+                // As it was before: empty says that it is given up, which keeps
+                // commits from being taken. It is tried again at the next turn.
+                if short && is_full(&error) {
+                    let file = File::options().write(true).open(&self.path);
+                    let _ = file.and_then(|file| file.set_len(0));
+                    return false;
                 }
-                !short && !is_full(&error)
+                let _ = fs::remove_file(&self.path);
+                true
             }
         }
     }
 
     fn fill(&self) -> io::Result<()> {
+        // Beyond this limit the system kills the process instead of refusing.
+        let limit = getrlimit(Resource::Fsize).current;
+        if limit.is_some_and(|limit| limit < self.bytes) {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
@@ -123,7 +133,8 @@ impl Ballast {
 
     /// Gives its room up; `false` when there was none to give.
     pub(crate) fn give_up(&self) -> bool {
-        if self.bytes == 0 || fs::metadata(&self.path).map_or(0, |found| found.len()) == 0 {
+        let is_there = |found: &fs::Metadata| found.is_file() && found.len() > 0;
+        if self.bytes == 0 || !fs::metadata(&self.path).is_ok_and(|found| is_there(&found)) {
             return false;
         }
         match File::options().write(true).open(&self.path) {
@@ -150,9 +161,14 @@ impl Ballast {
 fn may_be_full(error: &StorageError, directory: &Path) -> bool {
     match error {
         StorageError::DiskFull(_) => true,
-        StorageError::Io(_) => free_bytes(directory).is_ok_and(|free| free < FULL_BELOW_BYTES),
+        StorageError::Io(_) => is_full_now(directory),
         _ => false,
     }
+}
+
+/// Whether there is next to no room.
+pub(crate) fn is_full_now(directory: &Path) -> bool {
+    free_bytes(directory).is_ok_and(|free| free < FULL_BELOW_BYTES)
 }
 
 fn write_zeros(file: &mut File, bytes: u64) -> io::Result<()> {
@@ -214,6 +230,18 @@ mod tests {
         File::create(&ballast.path).unwrap();
         assert_eq!(ballast.state(), State::GivenUp);
         assert!(!ballast.keep());
+    }
+
+    /// What cannot be made must not look as if it were given up.
+    #[test]
+    fn one_that_cannot_be_made_refuses_nothing() {
+        let (_directory, ballast) = ballast(1 << 20);
+        fs::create_dir(&ballast.path).unwrap();
+        for _ in 0..2 {
+            assert!(ballast.keep());
+            assert_eq!(ballast.state(), State::Missing);
+        }
+        assert!(!ballast.give_up());
     }
 
     #[test]

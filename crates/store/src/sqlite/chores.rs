@@ -36,6 +36,13 @@ pub(crate) enum Chore {
     NoteIntegrity { problems: usize },
 }
 
+impl Chore {
+    /// Whether it may use the room that is kept for a full disk.
+    pub(crate) fn frees_space(self) -> bool {
+        matches!(self, Chore::Reclaim { .. } | Chore::CutLog)
+    }
+}
+
 /// Does a chore. On an error the caller rolls back what still stands.
 pub(crate) fn run(
     connection: &Connection,

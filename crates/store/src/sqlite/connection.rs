@@ -53,7 +53,7 @@ pub(crate) fn open_untouched(path: &Path, busy: Duration) -> Result<Connection, 
 }
 
 /// The settings of a writing connection; `log_bytes` bounds the write-ahead log.
-fn writer_settings(durability: Durability, log_bytes: u64) -> [(&'static str, i64); 11] {
+fn writer_settings(durability: Durability, log_bytes: u64) -> [(&'static str, i64); 10] {
     let kept = i64::try_from(WAL_BYTES_KEPT.min(log_bytes / 8)).unwrap_or(i64::MAX);
     let [one, two, three, four] = COMMON;
     [
@@ -63,7 +63,6 @@ fn writer_settings(durability: Durability, log_bytes: u64) -> [(&'static str, i6
         ("journal_size_limit", kept),
         ("fullfsync", 1), // macOS: its fsync does not reach the disk
         ("checkpoint_fullfsync", 1),
-        ("auto_vacuum", 2), // chosen when the file was made; setting it changes nothing
         one,
         two,
         three,
@@ -87,12 +86,19 @@ pub(crate) fn set_up_writer(
     for (name, value) in writer_settings(durability, log_bytes) {
         set(connection, name, value)?;
     }
+    check_file(connection)?;
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)
         .and_then(|_| connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false))
         .map_err(|error| of(&error, context))?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
     Ok(())
+}
+
+/// Whether the file has what was chosen when it was made. Setting it again would
+/// be a write.
+fn check_file(connection: &Connection) -> Result<(), StorageError> {
+    read_back(connection, "auto_vacuum", 2)
 }
 
 /// Whether a writer still has every setting.
@@ -107,6 +113,7 @@ pub(crate) fn check_writer(
     if mode != "wal" {
         return Err(did_not_take("journal_mode", "wal", &mode));
     }
+    check_file(connection)?;
     writer_settings(durability, log_bytes)
         .into_iter()
         .try_for_each(|(name, value)| read_back(connection, name, value))

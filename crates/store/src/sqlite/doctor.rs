@@ -182,9 +182,15 @@ impl SqliteStore {
                 check_version(rusqlite::version_number()),
                 || format!("SQLite {}", rusqlite::version()),
             ),
-            refusal(Condition::Settings, settings, || {
-                "every pragma is as it was set".into()
-            }),
+            match settings {
+                None => warning(
+                    Condition::Settings,
+                    "the next commit opens the connections anew",
+                ),
+                Some(settings) => refusal(Condition::Settings, settings, || {
+                    "every pragma is as it was set".into()
+                }),
+            },
             refusal(Condition::Identity, self.check_identity(), || {
                 "it is the file that was opened".into()
             }),
@@ -216,7 +222,7 @@ impl SqliteStore {
         }
     }
 
-    fn check_identity(&self) -> Result<(), StorageError> {
+    pub(crate) fn check_identity(&self) -> Result<(), StorageError> {
         identify(&self.path)?;
         match identity_of(&self.path) {
             Ok(found) if found == self.identity => Ok(()),
@@ -245,6 +251,7 @@ impl SqliteStore {
     fn warnings(&self) -> Vec<Check> {
         let newest = self.moment(statements::CLOCK_NEWEST);
         let checked = self.moment(statements::INTEGRITY_LAST_SOUND);
+        let unsound = self.moment(statements::INTEGRITY_UNSOUND);
         let log = with_suffix(&self.path, "-wal");
         let log = fs::metadata(log).map_or(0, |found| found.len());
         let free = free_bytes(directory_of(&self.path));
@@ -258,9 +265,15 @@ impl SqliteStore {
                 Err(error) => warning(Condition::Space, error.to_string()),
             },
             of_ballast(ballast.state(), ballast.bytes()),
-            unless_unreadable(Condition::IntegrityAge, checked, |checked| {
-                integrity_age(now, checked, self.config.integrity_age)
-            }),
+            match unsound {
+                Ok(Some(at)) => warning(
+                    Condition::IntegrityAge,
+                    format!("the last integrity check found damage, at {at}"),
+                ),
+                _ => unless_unreadable(Condition::IntegrityAge, checked, |checked| {
+                    integrity_age(now, checked, self.config.integrity_age)
+                }),
+            },
         ]
     }
 

@@ -48,7 +48,7 @@ impl Job {
     fn frees_space(&self) -> bool {
         match self {
             Job::Commit(commit) => commit.frees_space(),
-            Job::Chore(_) => true,
+            Job::Chore(chore) => chore.frees_space(),
         }
     }
 }
@@ -135,14 +135,12 @@ impl SqliteWriter {
         drop(turn);
     }
 
-    /// Whether the connection still has every setting.
-    pub(crate) fn check_settings(&self) -> Result<(), StorageError> {
-        match &self.connection {
-            Some(connection) => {
-                check_writer(connection, self.config.durability, self.config.log_bytes)
-            }
-            None => Err(lost_connection()),
-        }
+    /// Whether the connection still has every setting; `None` after an error,
+    /// until the next turn opens it anew.
+    pub(crate) fn check_settings(&self) -> Option<Result<(), StorageError>> {
+        let connection = self.connection.as_ref()?;
+        let (durability, log_bytes) = (self.config.durability, self.config.log_bytes);
+        Some(check_writer(connection, durability, log_bytes))
     }
 
     fn give_up_for(&self, error: &StorageError) -> bool {
@@ -242,22 +240,28 @@ impl SqliteWriter {
     /// Runs what may be written now: first the commits as one group, then each
     /// chore.
     fn run_jobs(&mut self, jobs: &[&Job], deadline: &Deadline) -> Vec<Answer> {
-        let log_full = match &self.connection {
-            Some(connection) => self.log.keep(connection, deadline).err(),
-            None => None,
+        let log = match &self.connection {
+            Some(connection) => self.log.keep(connection, deadline),
+            None => Ok(()),
         };
         let has_room = self.ballast.keep();
-        let refusal = |job: &Job| match &log_full {
-            Some(StorageError::LogFull { bytes, bound })
-                if !matches!(job, Job::Chore(Chore::CutLog)) =>
-            {
+        let refusal = |job: &Job| match &log {
+            Err(_) if matches!(job, Job::Chore(Chore::CutLog)) => None,
+            Err(StorageError::LogFull { bytes, bound }) => {
                 let (bytes, bound) = (*bytes, *bound);
                 Some(StorageError::LogFull { bytes, bound })
             }
-            _ if !has_room && !job.frees_space() => Some(StorageError::DiskFull(
+            // What frees space may grow the log beyond its bound: on a full disk
+            // nothing else helps.
+            Err(_) if job.frees_space() => None,
+            Err(error) => Some(match error {
+                StorageError::DiskFull(cause) => StorageError::DiskFull(cause.to_string().into()),
+                error => StorageError::Io(error.to_string().into()),
+            }),
+            Ok(()) if !has_room && !job.frees_space() => Some(StorageError::DiskFull(
                 "the room that is kept for recovery is given up, and has not come back".into(),
             )),
-            _ => None,
+            Ok(()) => None,
         };
         let mut answers: Vec<Option<Answer>> =
             jobs.iter().map(|job| refusal(job).map(Err)).collect();
@@ -401,6 +405,10 @@ impl Writer for SqliteWriter {
 
     fn recover(&mut self) {
         self.put_away_if(true);
+    }
+
+    fn is_refusal(answer: &Answer) -> bool {
+        answer.is_err()
     }
 
     fn busy(deadline: &Deadline) -> Answer {

@@ -9,6 +9,7 @@
 //! group longer.
 
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use agentos_core::{Deadline, StorageError};
@@ -17,8 +18,11 @@ use rusqlite::Connection;
 use super::error::{SqliteError, of_sqlite};
 use super::paths::with_suffix;
 
-/// How long the writer waits for readers below the bound, each time.
+/// How long the writer waits for readers, each time it asks.
 const PATIENCE: Duration = Duration::from_millis(20);
+/// Pause before it asks again. SQLite does not wait at all while somebody else
+/// moves the log.
+const RETRY: Duration = Duration::from_millis(1);
 
 /// The write-ahead log of one store.
 pub(crate) struct LogBound {
@@ -47,40 +51,49 @@ impl LogBound {
     ///
     /// # Errors
     ///
-    /// [`StorageError::LogFull`] when it is at its bound, and stays there.
+    /// [`StorageError::LogFull`] when it is at its bound and stays there, since
+    /// somebody reads; another error when it is at its bound and moving it into
+    /// the file failed, as on a full disk.
     pub(crate) fn keep(
         &mut self,
         connection: &Connection,
         deadline: &Deadline,
     ) -> Result<(), StorageError> {
-        let mut bytes = self.bytes();
-        if bytes < self.next {
+        if self.bytes() < self.next {
             return Ok(());
         }
-        let patience = if bytes < self.bound {
-            PATIENCE
-        } else {
-            deadline.remaining()
-        };
-        if let Err(error) = cut(connection, patience) {
-            tracing::warn!(%error, "the write-ahead log could not be cut");
+        loop {
+            // Asked again and again with little patience each time: SQLite waits
+            // for the place in which a reader was when it was asked, and a reader
+            // that has begun anew there meanwhile is in nobody's way any more.
+            let done = cut(connection, PATIENCE);
+            let bytes = self.bytes();
+            if bytes < self.bound {
+                match done {
+                    Err(error) => {
+                        tracing::warn!(%error, "the write-ahead log could not be cut");
+                    }
+                    Ok(_) if self.bound / 4 <= bytes => {
+                        tracing::warn!(bytes, "the write-ahead log grows: a reader does not end");
+                    }
+                    Ok(_) => {}
+                }
+                self.next = (bytes + self.bound / 16).clamp(self.bound / 4, self.bound);
+                return Ok(());
+            }
+            self.next = self.bound;
+            match done {
+                Err(StorageError::Busy { .. }) | Ok(_) if !deadline.passed() => {
+                    thread::park_timeout(RETRY);
+                }
+                Err(StorageError::Busy { .. }) | Ok(_) => {
+                    let bound = self.bound;
+                    tracing::error!(bytes, bound, "the log is full: a reader does not end");
+                    return Err(StorageError::LogFull { bytes, bound });
+                }
+                Err(error) => return Err(error),
+            }
         }
-        bytes = self.bytes();
-        if bytes >= self.bound {
-            let bound = self.bound;
-            tracing::error!(
-                bytes,
-                bound,
-                "the write-ahead log is full: a reader does not end"
-            );
-            self.next = bound;
-            return Err(StorageError::LogFull { bytes, bound });
-        }
-        if bytes >= self.bound / 4 {
-            tracing::warn!(bytes, "the write-ahead log grows: a reader does not end");
-        }
-        self.next = (bytes + self.bound / 16).clamp(self.bound / 4, self.bound);
-        Ok(())
     }
 }
 

@@ -52,6 +52,7 @@ pub use self::locks::{LockFacts, ReaderFacts};
 use self::queue::Queue;
 use self::readers::Readers;
 use self::registry::Registered;
+use crate::sync::Mutex;
 
 /// A store in one SQLite file.
 ///
@@ -70,6 +71,8 @@ pub struct SqliteStore {
     synchronous: i64,
     /// The file that was opened, whatever has its name now.
     identity: admission::Identity,
+    /// Whether it was closed; held while a connection beside the others is open.
+    closed: Mutex<bool>,
     /// Dropped last, after the connections are closed.
     _registered: Registered,
 }
@@ -127,6 +130,7 @@ impl SqliteStore {
     /// connections. Later calls get [`StorageError::Closed`].
     pub fn close(&self) {
         self.queue.close();
+        *self.closed.lock() = true;
         // The writer closes last: it moves the write-ahead log into the file.
         self.readers.close();
         self.queue.with_writer(SqliteWriter::close);

@@ -12,8 +12,10 @@ use agentos_core::{Deadline, InvalidInput, StorageError};
 use rusqlite::Connection;
 
 use super::SqliteStore;
-use super::admission::{check_place, identify, identity_of, look_through, was_left_open};
-use super::ballast::Ballast;
+use super::admission::{
+    check_place, directory_of, identify, identity_of, look_through, was_left_open,
+};
+use super::ballast::{Ballast, is_full_now};
 use super::config::Config;
 use super::connection::{check_version, open_untouched, pragma, set_up_writer};
 use super::create::{clear_leftover, create};
@@ -25,6 +27,7 @@ use super::queue::Queue;
 use super::readers::Readers;
 use super::registry::Registered;
 use super::write_lock::WriteLock;
+use crate::sync::Mutex;
 
 /// From so many waiting callers on, a leader commits more than one group.
 const CROWD: usize = 8;
@@ -37,9 +40,15 @@ pub(crate) fn open(config: Config) -> Result<SqliteStore, StorageError> {
     let ballast = Ballast::new(&path, config.ballast_bytes);
     let store = match open_at(path.clone(), config.clone()) {
         // A full disk must not keep anybody from recovering.
-        Err(error) if ballast.give_up_for(&error) => open_at(path, config),
+        Err(error) if ballast.give_up_for(&error) => open_at(path.clone(), config),
         opened => opened,
-    }?;
+    };
+    let store = store.map_err(|error| match error {
+        StorageError::Io(cause) if is_full_now(directory_of(&path)) => {
+            StorageError::DiskFull(cause)
+        }
+        error => error,
+    })?;
     store.warn();
     Ok(store)
 }
@@ -104,6 +113,7 @@ fn open_at(path: PathBuf, config: Config) -> Result<SqliteStore, StorageError> {
         counters,
         synchronous,
         identity,
+        closed: Mutex::new(false),
         _registered: registered,
     })
 }

@@ -44,6 +44,10 @@ pub(crate) trait Writer {
         deadline: &Deadline,
     ) -> Vec<Self::Answer>;
 
+    /// Whether an answer says that the work was not done. Whoever leads and gets
+    /// one hands the lead on: the next group would wait as long as this one did.
+    fn is_refusal(answer: &Self::Answer) -> bool;
+
     /// The group panicked: puts the writer right.
     fn recover(&mut self);
 
@@ -224,10 +228,11 @@ impl<W: Writer> Queue<W> {
             Ok(turn) => self.run_group(&mut writer, turn, Some(job), deadline),
             Err(answer) => Some(answer),
         };
+        let goes_on = mine.as_ref().is_some_and(|mine| !W::is_refusal(mine));
         // Under load others have queued meanwhile. Handing the lead on costs a
         // change of threads while nothing is written: first some more groups.
         for _ in 1..GROUPS_PER_LEAD {
-            if self.waiting() < self.crowd {
+            if !goes_on || self.waiting() < self.crowd || deadline.passed() {
                 break;
             }
             let Ok(turn) = writer.take_turn(&Deadline::after(Duration::ZERO)) else {

@@ -27,6 +27,7 @@ statements! {
     EVIDENCE_INSERT = "evidence/insert.sql";
     EVIDENCE_LIST = "evidence/list.sql";
     INTEGRITY_LAST_SOUND = "integrity/last_sound.sql";
+    INTEGRITY_UNSOUND = "integrity/unsound.sql";
     INTEGRITY_NOTE = "integrity/note.sql";
     RETENTION_AUDITS_BEYOND = "retention/audits_beyond.sql";
     RETENTION_AUDITS_COUNT = "retention/audits_count.sql";

@@ -32,6 +32,13 @@ impl SqliteStore {
     /// Moves the log into the file, as far as its readers allow: on a connection
     /// of its own and without the write lock, so that others go on writing.
     fn move_log(&self) -> Result<(), StorageError> {
+        // Closing waits for it, so that it leaves no log behind.
+        let closed = self.closed.lock();
+        if *closed {
+            return Err(StorageError::Closed);
+        }
+        // It is opened by its name: the log must not go into another file.
+        self.check_identity()?;
         let connection = open_untouched(&self.path, Duration::ZERO)?;
         connection
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
@@ -60,6 +67,9 @@ impl UpkeepStorage for SqliteStore {
     }
 
     fn shorten_log(&self) -> Result<LogShortened, StorageError> {
+        if *self.closed.lock() {
+            return Err(StorageError::Closed);
+        }
         let wal = with_suffix(&self.path, "-wal");
         let bytes = || std::fs::metadata(&wal).map_or(0, |found| found.len());
         let bytes_before = bytes();
