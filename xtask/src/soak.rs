@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict, Victim};
-use agentos_core::{CheckpointStorage, Deadline, FoundCheckpoint};
+use agentos_core::{CheckpointStorage, Deadline, FoundCheckpoint, Stopwatch};
 
 use crate::chaos;
 use crate::checks::Wreck;
@@ -33,9 +33,14 @@ const FILE_BYTES_MAX: u64 = 512 << 20;
 const DESCRIPTORS_MAX: u64 = 64;
 /// Memory of one process: four readers with caches of 64 MiB, and the states.
 const MEMORY_BYTES_MAX: u64 = 512 << 20;
-/// The last third of the soak may need a quarter more than the second, and this.
-const GROWTH_PART: u64 = 4;
-const GROWTH_BYTES: u64 = 16 << 20;
+/// A shorter soak ends before the caches are full, and says nothing about growth.
+const GROWTH_FROM: Duration = Duration::from_secs(600);
+/// The median of the last third may be so much larger than that of the second.
+const FILE_GROWTH_BYTES: u64 = 16 << 20;
+const MEMORY_GROWTH_BYTES: u64 = 16 << 20;
+const DESCRIPTORS_GROWTH: u64 = 3;
+/// No loader's commits may stand still for so long.
+const STILL_MAX: Duration = Duration::from_secs(60);
 /// For a line to come; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Kills after which the whole file is checked.
@@ -61,29 +66,34 @@ struct Live {
     victim: Victim,
     /// Commits of earlier lives.
     before: u64,
-    /// Commits and pruned rows of this life.
+    /// Commits, pruned rows and passes of upkeep of this life.
     commits: u64,
     pruned: u64,
+    passes: u64,
+    /// Since its commits last grew.
+    still: Stopwatch,
 }
 
-/// What is measured, at most since the beginning of a part of the soak.
-#[derive(Debug, Clone, Copy, Default)]
-struct Most {
+/// What is measured, once a round.
+#[derive(Debug, Clone, Copy)]
+struct Sample {
     file: u64,
     log: u64,
     descriptors: u64,
     memory: u64,
 }
 
-impl Most {
-    fn of(self, other: Most) -> Most {
-        Most {
-            file: self.file.max(other.file),
-            log: self.log.max(other.log),
-            descriptors: self.descriptors.max(other.descriptors),
-            memory: self.memory.max(other.memory),
-        }
-    }
+/// A figure of a sample.
+type Figure = fn(&Sample) -> u64;
+
+fn most(samples: &[Sample], of: Figure) -> u64 {
+    samples.iter().map(of).max().unwrap_or(0)
+}
+
+fn median(samples: &[Sample], of: Figure) -> u64 {
+    let mut values: Vec<u64> = samples.iter().map(of).collect();
+    values.sort_unstable();
+    values.get(values.len() / 2).copied().unwrap_or(0)
 }
 
 struct Soak {
@@ -93,8 +103,8 @@ struct Soak {
     /// The last one lives from beginning to end.
     loaders: Vec<Live>,
     kills: u64,
-    /// The most of each third.
-    thirds: [Most; 3],
+    reader: Option<Victim>,
+    samples: Vec<Sample>,
     /// The longest batch of the upkeep and the longest append, in microseconds.
     batch_us: u64,
     wait_us: u64,
@@ -114,7 +124,8 @@ impl Soak {
             length,
             loaders: Vec::new(),
             kills: 0,
-            thirds: [Most::default(); 3],
+            reader: None,
+            samples: Vec::new(),
             batch_us: 0,
             wait_us: 0,
             pruned: 0,
@@ -137,6 +148,8 @@ impl Soak {
                 before: 0,
                 commits: 0,
                 pruned: 0,
+                passes: 0,
+                still: Stopwatch::start(),
             });
         }
         Ok(soak)
@@ -153,12 +166,14 @@ impl Soak {
             hold_ms: 1000,
         });
         self.heed(run)?;
-        let reader = run.start(&spec("reader", &role)?)?;
+        let mut reader = run.start(&spec("reader", &role)?)?;
+        reader.wait_for_line("progress", PATIENCE, |line| line == "progress")?;
+        self.reader = Some(reader);
         let end = Deadline::after(self.length);
         while !end.passed() && self.outcome.verdict == Verdict::Passed {
             for _ in 0..run.rng.between(3, 20) {
                 self.heed(run)?;
-                self.measure(&end);
+                self.measure();
             }
             let chosen = usize::from(run.rng.percent(50));
             self.kill(run, chosen)?;
@@ -169,7 +184,6 @@ impl Soak {
                 self.commits()
             ));
         }
-        drop(reader);
         self.end(end.waited())
     }
 
@@ -182,11 +196,20 @@ impl Soak {
                         line.starts_with("progress") || line.starts_with("error")
                     })?;
             let words: Vec<&str> = line.split(' ').collect();
-            let ["progress", commits, pruned, batch, wait] = words[..] else {
+            let ["progress", commits, pruned, passes, batch, wait] = words[..] else {
                 return Err(Failure::new(format!("{}: {line}", live.role.name)));
             };
-            live.commits = commits.parse()?;
+            let commits = commits.parse()?;
+            if live.commits < commits {
+                live.still = Stopwatch::start();
+            }
+            let name = &live.role.name;
+            self.outcome.check(live.still.elapsed() < STILL_MAX, || {
+                format!("{name} has not committed for {STILL_MAX:?}")
+            });
+            live.commits = commits;
             live.pruned = pruned.parse()?;
+            live.passes = passes.parse()?;
             self.batch_us = self.batch_us.max(batch.parse()?);
             self.wait_us = self.wait_us.max(wait.parse()?);
         }
@@ -198,32 +221,22 @@ impl Soak {
         self.loaders.iter().map(of).sum()
     }
 
-    fn measure(&mut self, end: &Deadline) {
+    fn measure(&mut self) {
         let size = |path: &Path| fs::metadata(path).map_or(0, |found| found.len());
         let mut log = self.db.clone().into_os_string();
         log.push("-wal");
-        let mut now = Most {
+        let pids = self.loaders.iter().map(|live| live.victim.pid());
+        self.samples.push(Sample {
             file: size(&self.db),
             log: size(Path::new(&log)),
-            ..Most::default()
-        };
-        for (place, live) in self.loaders.iter().enumerate() {
-            let pid = live.victim.pid();
-            now.descriptors = now.descriptors.max(descriptors(pid));
+            descriptors: pids.map(descriptors).max().unwrap_or(0),
             // The others do not live long enough to grow.
-            if place + 1 == self.loaders.len() {
-                now.memory = memory(pid);
-            }
-        }
-        let third = end.waited().as_secs_f64() / self.length.as_secs_f64() * 3.0;
-        let third = if third < 1.0 {
-            0
-        } else if third < 2.0 {
-            1
-        } else {
-            2
-        };
-        self.thirds[third] = self.thirds[third].of(now);
+            memory: self.survivor().map_or(0, |live| memory(live.victim.pid())),
+        });
+    }
+
+    fn survivor(&self) -> Option<&Live> {
+        self.loaders.last()
     }
 
     fn kill(&mut self, run: &mut Run, chosen: usize) -> Fallible<()> {
@@ -245,9 +258,13 @@ impl Soak {
         (live.commits, live.pruned) = (0, 0);
         let name = live.role.name.clone();
         self.look(&name)?;
+        if self.outcome.verdict != Verdict::Passed {
+            return Ok(());
+        }
         let live = &mut self.loaders[chosen];
         live.role.seed = run.rng.next_u64();
         live.victim = start(run, &live.role)?;
+        live.still = Stopwatch::start();
         Ok(())
     }
 
@@ -285,6 +302,15 @@ impl Soak {
         for live in &mut self.loaders {
             live.victim.kill()?;
         }
+        // Without its reader the soak shows nothing about the log.
+        if let Some(mut reader) = self.reader.take() {
+            let reads = reader.kill()?;
+            let (count, least) = (reads.said().len() as u64, length.as_secs() / 4);
+            self.outcome.check(reads.killed && least <= count, || {
+                format!("the reader read {count} times, and at least {least} were due")
+            });
+            self.outcome.metric("reads", count);
+        }
         for name in ["one", "two", "survivor"] {
             self.look(name)?;
         }
@@ -297,27 +323,49 @@ impl Soak {
             self.outcome
                 .violate(format!("the doctor: {}", check.detail));
         }
-        let [first, second, last] = self.thirds;
-        let most = first.of(second).of(last);
-        for (what, found, bound) in [
-            ("the file", most.file, FILE_BYTES_MAX),
-            ("the log", most.log, LOG_BYTES_MAX),
-            ("descriptors", most.descriptors, DESCRIPTORS_MAX),
-            ("memory", most.memory, MEMORY_BYTES_MAX),
+        let passes = self.survivor().map_or(0, |live| live.passes);
+        for (what, found) in [
+            ("pruned", pruned),
+            ("passes of the survivor's upkeep", passes),
         ] {
-            self.outcome.check(found <= bound, || {
+            self.outcome.check(found > 0, || format!("{what}: none"));
+        }
+        let samples = std::mem::take(&mut self.samples);
+        let third = samples.len() / 3;
+        let (second, last) = (&samples[third..2 * third], &samples[2 * third..]);
+        let figures: [(&str, Figure, u64, Option<u64>); 4] = [
+            (
+                "file_bytes",
+                |one| one.file,
+                FILE_BYTES_MAX,
+                Some(FILE_GROWTH_BYTES),
+            ),
+            ("log_bytes", |one| one.log, LOG_BYTES_MAX, None),
+            (
+                "descriptors",
+                |one| one.descriptors,
+                DESCRIPTORS_MAX,
+                Some(DESCRIPTORS_GROWTH),
+            ),
+            (
+                "memory_bytes",
+                |one| one.memory,
+                MEMORY_BYTES_MAX,
+                Some(MEMORY_GROWTH_BYTES),
+            ),
+        ];
+        for (what, of, bound, growth) in figures {
+            let found = most(&samples, of);
+            self.outcome.check(0 < found && found <= bound, || {
                 format!("{what}: {found} of at most {bound}")
             });
-        }
-        for (what, second, last, play) in [
-            ("the file", second.file, last.file, GROWTH_BYTES),
-            ("memory", second.memory, last.memory, GROWTH_BYTES),
-            ("descriptors", second.descriptors, last.descriptors, 8),
-        ] {
-            let most = second + second / GROWTH_PART + play;
-            self.outcome.check(last <= most, || {
-                format!("{what} grew from {second} to {last} in the last third")
-            });
+            let (before, after) = (median(second, of), median(last, of));
+            let grown = after.saturating_sub(before);
+            self.outcome
+                .check(growth.is_none_or(|most| grown <= most), || {
+                    format!("{what}: {after} in the last third, {before} in the second")
+                });
+            self.outcome.metric(what, vec![found, before, after]);
         }
         let seconds = length.as_secs().max(1);
         for (name, value) in [
@@ -328,17 +376,9 @@ impl Soak {
             ("pruned", pruned),
             ("longest_batch_us", self.batch_us),
             ("longest_append_us", self.wait_us),
-            ("file_mib", most.file >> 20),
-            ("log_mib", most.log >> 20),
-            ("descriptors", most.descriptors),
-            ("memory_mib", most.memory >> 20),
         ] {
             self.outcome.metric(name, value);
         }
-        let thirds = |of: fn(&Most) -> u64| self.thirds.iter().map(of).collect::<Vec<u64>>();
-        let (file, memory) = (thirds(|most| most.file), thirds(|most| most.memory));
-        self.outcome.metric("file_bytes_thirds", file);
-        self.outcome.metric("memory_bytes_thirds", memory);
         Ok(())
     }
 }

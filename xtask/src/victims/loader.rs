@@ -130,10 +130,16 @@ impl Loader {
                 loop {
                     thread::park_timeout(Duration::from_millis(100));
                     let stats = upkeep.stats();
+                    if let Some(error) = &stats.last_error
+                        && !error.contains("busy")
+                    {
+                        end_with(Err(format!("the upkeep: {error}").into()));
+                    }
                     let line = format!(
-                        "progress {} {} {} {}",
+                        "progress {} {} {} {} {}",
                         commits.load(Ordering::Relaxed),
                         removed(&stats),
+                        stats.passes,
                         stats.longest_batch.as_micros(),
                         wait_us.load(Ordering::Relaxed),
                     );

@@ -1,5 +1,6 @@
 //! A reader that holds its view of the database open, again and again: what a
-//! shell in a transaction, or a slow report, does to the write-ahead log.
+//! shell in a transaction, or a slow report, does to the write-ahead log. It says
+//! when it has ended one.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -8,6 +9,8 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
+
+use super::say;
 
 /// The role of a reader.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -27,6 +30,7 @@ impl Reader {
             connection.query_row("SELECT COUNT(*) FROM tasks", [], |_| Ok(()))?;
             thread::park_timeout(Duration::from_millis(self.hold_ms));
             connection.execute_batch("COMMIT")?;
+            say("progress")?;
         }
     }
 }
