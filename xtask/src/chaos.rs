@@ -12,7 +12,7 @@ use agentos_process::CommandSpec;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::cli::{ChaosArgs, CommonArgs, TIMEOUT_S};
+use crate::cli::{ChaosArgs, CommonArgs, ReportArgs, TIMEOUT_S};
 use crate::scenarios;
 use crate::victims::{self, Role};
 
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         .verbose(arguments.verbose)
         .keep(arguments.keep)
         .run(&chosen);
-    finish(&report, common.json.as_deref())
+    finish(&report, common.report.json.as_deref())
 }
 
 /// Prints and writes a report; gives its exit code.
@@ -80,6 +80,15 @@ pub(crate) fn can_be_written(path: &Path) -> Result<(), Box<dyn Error>> {
 
 /// A runner for one run or many, that Ctrl-C stops.
 pub(crate) fn runner(arguments: &CommonArgs) -> Result<Runner, Box<dyn Error>> {
+    let options = replay_options(arguments);
+    Ok(plain_runner(&arguments.report)?
+        .quick(arguments.quick)
+        .timeout(Duration::from_secs(arguments.timeout))
+        .replay(move |name, seed| format!("cargo xtask chaos {name} --seed {seed}{options}")))
+}
+
+/// A runner that Ctrl-C stops, for what is no scenario of `chaos`.
+pub(crate) fn plain_runner(arguments: &ReportArgs) -> Result<Runner, Box<dyn Error>> {
     arguments.json.as_deref().map_or(Ok(()), can_be_written)?;
     let interrupt = Interrupt::new();
     for signal in [SIGINT, SIGTERM] {
@@ -90,9 +99,7 @@ pub(crate) fn runner(arguments: &CommonArgs) -> Result<Runner, Box<dyn Error>> {
     }
     let target = target_dir();
     let artifacts = arguments.artifacts.clone();
-    let runner = Runner::new(arguments.seed.unwrap_or_else(fresh_seed))
-        .quick(arguments.quick)
-        .timeout(Duration::from_secs(arguments.timeout))
+    Ok(Runner::new(arguments.seed.unwrap_or_else(fresh_seed))
         .work_dir(target.join("chaos-work"))
         .artifacts(artifacts.unwrap_or_else(|| target.join("chaos-failures")))
         .interrupt(interrupt)
@@ -101,9 +108,7 @@ pub(crate) fn runner(arguments: &CommonArgs) -> Result<Runner, Box<dyn Error>> {
         } else {
             Console::Stdout
         })
-        .dump(dump_databases);
-    let options = replay_options(arguments);
-    Ok(runner.replay(move |name, seed| format!("cargo xtask chaos {name} --seed {seed}{options}")))
+        .dump(dump_databases))
 }
 
 /// What else a run depends on, as it stands on the command line.

@@ -36,13 +36,14 @@ pub(crate) enum Command {
     /// Exit codes as those of `chaos`.
     Soak(SoakArgs),
     /// Opens a store as its program would, and says what could keep it from its
-    /// promises.
+    /// promises. An older schema is brought forward, a missing ballast is made.
     ///
     /// Exit codes: 0 nothing does; 1 something does; 2 it cannot be opened, or
     /// the command line is wrong.
     Doctor(DoctorArgs),
-    /// Does in a directory what the promises rest on, and removes it again: for
-    /// the machine and the disk on which a store will lie.
+    /// Does in a directory what the promises rest on: for the machine and the
+    /// disk on which a store will lie. Removes what it made, unless a promise was
+    /// broken. It works on the sources of this checkout.
     ///
     /// Exit codes as those of `chaos`.
     Smoke(SmokeArgs),
@@ -78,7 +79,7 @@ pub(crate) struct SoakArgs {
     #[arg(long, value_name = "S", default_value_t = 1800, value_parser = clap::value_parser!(u64).range(3..=604_800))]
     pub(crate) seconds: u64,
     #[command(flatten)]
-    pub(crate) common: CommonArgs,
+    pub(crate) report: ReportArgs,
     /// Print progress as lines.
     #[arg(short, long)]
     pub(crate) verbose: bool,
@@ -110,7 +111,7 @@ pub(crate) struct SmokeArgs {
     /// The directory in which a store will lie.
     pub(crate) directory: PathBuf,
     #[command(flatten)]
-    pub(crate) common: CommonArgs,
+    pub(crate) report: ReportArgs,
 }
 
 #[derive(Debug, Args)]
@@ -142,24 +143,31 @@ pub(crate) struct StabilityArgs {
 /// What one run and many have in common.
 #[derive(Debug, Args)]
 pub(crate) struct CommonArgs {
+    #[command(flatten)]
+    pub(crate) report: ReportArgs,
     /// Fewer kills, for a first look.
     #[arg(long)]
     pub(crate) quick: bool,
-    /// Makes the same choices as the run that printed this seed.
-    #[arg(long, value_name = "N")]
-    pub(crate) seed: Option<u64>,
     /// Seconds that one scenario may take.
     #[arg(long, value_name = "S", default_value_t = TIMEOUT_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
+    /// Run victims that are broken on purpose: the checks must catch them.
+    #[arg(long, value_enum, hide = true)]
+    pub(crate) canary: Option<Canary>,
+}
+
+/// Where choices come from, and where findings go.
+#[derive(Debug, Args)]
+pub(crate) struct ReportArgs {
+    /// Makes the same choices as the run that printed this seed.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
     /// Write the report as JSON to a file, or to standard output with `-`.
     #[arg(long, value_name = "FILE|-")]
     pub(crate) json: Option<PathBuf>,
     /// Where the evidence of violations goes.
     #[arg(long, value_name = "DIR")]
     pub(crate) artifacts: Option<PathBuf>,
-    /// Run victims that are broken on purpose: the checks must catch them.
-    #[arg(long, value_enum, hide = true)]
-    pub(crate) canary: Option<Canary>,
 }
 
 fn pass_rate(text: &str) -> Result<f64, String> {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, select};
-use agentos_core::{NewTask, Storage, TaskId, TaskStorage};
+use agentos_core::{NewTask, Storage, StorageError, TaskId, TaskStorage};
 use agentos_store::sqlite::{Config, Integrity, Report, SqliteStore};
 use serde::Serialize;
 
@@ -33,11 +33,8 @@ pub(crate) fn run(arguments: &DoctorArgs) -> Result<ExitCode, Box<dyn Error>> {
         .allow_unsafe_file_system(arguments.allow_unsafe_file_system)
         .skip_check_after_crash(arguments.skip_check_after_crash);
     let store = SqliteStore::open(config)?;
-    let integrity = arguments
-        .full
-        .then(|| store.check_integrity())
-        .transpose()?;
     let report = store.doctor()?;
+    let integrity = arguments.full.then(|| integrity_of(&store)).transpose()?;
     let integrity = integrity.as_ref();
     if arguments.json {
         let findings = Findings {
@@ -56,6 +53,16 @@ pub(crate) fn run(arguments: &DoctorArgs) -> Result<ExitCode, Box<dyn Error>> {
     Ok(ExitCode::from(u8::from(!good)))
 }
 
+/// The whole check. That the file is too damaged to be checked is a finding too.
+fn integrity_of(store: &SqliteStore) -> Result<Integrity, StorageError> {
+    match store.check_integrity() {
+        Err(error @ StorageError::Corrupt { .. }) => Ok(Integrity {
+            problems: vec![error.to_string()],
+        }),
+        checked => checked,
+    }
+}
+
 /// Does on a machine, in the directory where the file will lie, what the
 /// promises rest on.
 pub(crate) fn smoke(arguments: &SmokeArgs) -> Result<ExitCode, Box<dyn Error>> {
@@ -68,14 +75,14 @@ pub(crate) fn smoke(arguments: &SmokeArgs) -> Result<ExitCode, Box<dyn Error>> {
     if !arguments.directory.is_dir() {
         return Err(format!("{} is no directory", arguments.directory.display()).into());
     }
-    let runner = chaos::runner(&arguments.common)?
+    let runner = chaos::plain_runner(&arguments.report)?
         .work_dir(&arguments.directory)
         .replay({
             let directory = arguments.directory.display().to_string();
-            move |_, seed| format!("cargo xtask smoke {directory} --seed {seed}")
+            move |_, seed| format!("cargo xtask smoke '{directory}' --seed {seed}")
         })
         .quick(true);
-    chaos::finish(&runner.run(&chosen), arguments.common.json.as_deref())
+    chaos::finish(&runner.run(&chosen), arguments.report.json.as_deref())
 }
 
 /// A store in the run's directory: its doctor, a backup, and the copy's doctor.

@@ -53,11 +53,11 @@ pub(crate) fn run(arguments: &SoakArgs) -> Result<ExitCode, Box<dyn Error>> {
         Soak::begin(run, length)?.tell(run)
     });
     let seconds = arguments.seconds;
-    let runner = chaos::runner(&arguments.common)?
+    let runner = chaos::plain_runner(&arguments.report)?
         .timeout(length + PATIENCE * 3)
         .replay(move |_, seed| format!("cargo xtask soak --seconds {seconds} --seed {seed}"))
         .verbose(arguments.verbose);
-    chaos::finish(&runner.run(&[&scenario]), arguments.common.json.as_deref())
+    chaos::finish(&runner.run(&[&scenario]), arguments.report.json.as_deref())
 }
 
 /// A loader and its role, to start it again.
@@ -361,6 +361,7 @@ impl Soak {
             });
             let (before, after) = (median(second, of), median(last, of));
             let grown = after.saturating_sub(before);
+            let growth = growth.filter(|_| GROWTH_FROM <= length);
             self.outcome
                 .check(growth.is_none_or(|most| grown <= most), || {
                     format!("{what}: {after} in the last third, {before} in the second")

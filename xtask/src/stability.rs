@@ -33,7 +33,7 @@ pub(crate) fn run(arguments: &StabilityArgs) -> Result<ExitCode, Box<dyn Error>>
 
 /// Writes every form that was asked for; one that fails does not cost the others.
 fn write(report: &StabilityReport, arguments: &StabilityArgs) -> io::Result<()> {
-    let json = arguments.common.json.as_deref();
+    let json = arguments.common.report.json.as_deref();
     let mut written = Vec::new();
     if !chaos::is_stdout(json) {
         written.push(show(&stability::terminal::render(report)));

@@ -68,7 +68,7 @@ pub fn render(report: &StabilityReport) -> io::Result<String> {
         lower_bound_95: counts.lower_bound_95(),
         gate: Gate {
             min_pass_rate: report.min_pass_rate,
-            holds: report.gate_holds(),
+            holds: report.is_judged() && report.gate_holds(),
         },
         sync_us: report.sync_us,
         scenarios: report.scenarios.iter().map(scenario).collect(),

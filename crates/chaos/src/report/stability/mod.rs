@@ -227,6 +227,12 @@ impl StabilityReport {
             .all(|counts| counts.holds(self.min_pass_rate))
     }
 
+    /// Whether any run was judged at all: else the gate says nothing.
+    pub fn is_judged(&self) -> bool {
+        let counts = self.counts();
+        counts.passed + counts.violated > 0
+    }
+
     /// 1 when the gate is broken, or when an interrupted loop knows of a
     /// violation; else 130 after an interruption; else 2 when anything was
     /// inconclusive or did not run; else 0.

@@ -106,7 +106,9 @@ pub(crate) fn gate(report: &StabilityReport) -> String {
         let rate = report.min_pass_rate;
         format!("a pass rate of at least {rate}, of each scenario and of all")
     };
-    let state = if report.gate_holds() {
+    let state = if !report.is_judged() {
+        "nothing was judged"
+    } else if report.gate_holds() {
         "holds"
     } else {
         "broken"
