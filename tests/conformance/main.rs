@@ -61,10 +61,12 @@ macro_rules! conformance {
                 what_is_protected_stays,
                 a_plan_that_is_out_of_date_removes_nothing,
                 without_anything_to_protect_what_may_hold_stays,
+                what_is_newer_than_the_protected_and_may_hold_stays,
                 a_batch_ends_where_the_next_begins,
                 the_ends_of_a_history_are_found,
                 audit_lines_beyond_a_number_go,
                 finished_tasks_go_with_their_checkpoints,
+                every_batch_makes_progress,
                 a_commit_prunes_once_and_within_its_bound;
             rows:
                 a_row_is_matched_told_apart_and_missed,

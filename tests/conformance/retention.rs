@@ -136,8 +136,39 @@ pub(crate) fn without_anything_to_protect_what_may_hold_stays(store: &dyn Storag
     assert_eq!(numbers(store, "a"), [3, 6]);
 }
 
+/// Goal: what others made the newest to resume from stays, also when the plan
+/// knew it as failed. Method: its check is recorded between plan and batch, and
+/// between two batches.
+pub(crate) fn what_is_newer_than_the_protected_and_may_hold_stays(store: &dyn Storage) {
+    filled(store, "a", 12);
+    for failed in 4..=12 {
+        record(store, "a", failed, Verification::Failed);
+    }
+    let mut plan = PruneCheckpoints {
+        rows: 3,
+        ..plan("a", 11, Some(3))
+    };
+    record(store, "a", 5, Verification::Verified);
+    let pruned = batch(store, plan.clone());
+    record(store, "a", 9, Verification::Unverified);
+    plan.from = pruned.next.unwrap();
+    let found = store.prunable_checkpoints(&plan).unwrap();
+    assert_eq!(
+        found.kept,
+        [(number(5), KeptFor::Salvage), (number(9), KeptFor::Salvage)]
+    );
+    assert_eq!(prune(store, plan), found.rows);
+    assert_eq!(numbers(store, "a"), [3, 5, 9, 12]);
+    // A plan made now protects the newest of them, and the others go.
+    assert_eq!(prune(store, self::plan("a", 11, Some(9))), 2);
+    assert_eq!(numbers(store, "a"), [9, 12]);
+}
+
 pub(crate) fn a_batch_ends_where_the_next_begins(store: &dyn Storage) {
     filled(store, "a", 9);
+    for failed in 4..=9 {
+        record(store, "a", failed, Verification::Failed);
+    }
     let mut plan = PruneCheckpoints {
         rows: 2,
         ..plan("a", 7, Some(3))
@@ -265,6 +296,52 @@ pub(crate) fn finished_tasks_go_with_their_checkpoints(store: &dyn Storage) {
     // Another task may have the name; it begins anew.
     filled(store, "old", 1);
     assert_eq!(numbers(store, "old"), [1]);
+}
+
+/// Goal: batches end, however small they are. Method: one row a batch; each
+/// must remove one, and the last may find that nothing is left.
+pub(crate) fn every_batch_makes_progress(store: &dyn Storage) {
+    for task in ["a", "b", "c"] {
+        filled(store, task, 4);
+        store
+            .commit(SetTaskStatus::new(task_id(task), TaskStatus::Cancelled).into())
+            .unwrap();
+    }
+    filled(store, "d", 9);
+    for failed in 4..=9 {
+        record(store, "d", failed, Verification::Failed);
+    }
+    let table = BoundedTable::FinishedTasks;
+    let mut plan = PruneRows {
+        rows: 1,
+        ..rows(table, store.rows_beyond(table, 0).unwrap())
+    };
+    let mut batches = 0;
+    while let [
+        PartOutcome::RowsPruned(Pruned {
+            next: Some(next), ..
+        }),
+    ] = store.commit(plan.into()).unwrap().outcomes[..]
+    {
+        plan.after = next;
+        batches += 1;
+        assert!(batches <= 3 * (4 + 1), "batches without end");
+    }
+    for task in ["a", "b", "c"] {
+        assert_eq!(store.task(&task_id(task)).unwrap(), None);
+        assert_eq!(numbers(store, task), [0; 0]);
+    }
+    let mut plan = PruneCheckpoints {
+        rows: 1,
+        ..self::plan("d", 8, Some(3))
+    };
+    let mut batches = 1;
+    while let Some(next) = batch(store, plan.clone()).next {
+        plan.from = next;
+        batches += 1;
+        assert!(batches <= 8, "batches without end");
+    }
+    assert_eq!(numbers(store, "d"), [3, 9]);
 }
 
 pub(crate) fn a_commit_prunes_once_and_within_its_bound(store: &dyn Storage) {

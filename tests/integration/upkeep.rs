@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use agentos_checkpoints::{CheckpointConfig, CheckpointManager, Resume, prune};
+use agentos_core::limits::PRUNE_BYTES_PER_BATCH;
 use agentos_core::{
     AppendCheckpoint, BoundedTable, CheckpointRule, CheckpointStorage, CheckpointType, Commit,
     KeptFor, RecordVerification, Retention, RowRule, SequenceNumber, Storage, StorageError,
@@ -56,7 +57,7 @@ fn a_pass_takes_every_table_to_its_bound_and_leaves_what_must_stay() {
     assert_eq!(figures(&would), figures(&did));
     let after = look(&path);
     assert_eq!(violations(&before, &after, KEPT as usize), [""; 0]);
-    assert_eq!(after.numbers["long"], [7, 36, 37, 38, 39, 40]);
+    assert_eq!(after.numbers["long"], [7, 20, 36, 37, 38, 39, 40]);
     assert_eq!(after.numbers["leased"], [4, 26, 27, 28, 29, 30]);
     assert_eq!(after.numbers.get("old"), None, "its time is over");
     assert_eq!(after.numbers["new"], [1, 2, 3]);
@@ -248,8 +249,11 @@ fn a_plan_says_what_stays_and_why() {
     };
     let number = |number| SequenceNumber::new(number).unwrap();
     let long = plan("long", 1);
-    assert_eq!(long.kept_for, [(number(7), KeptFor::Resume)]);
-    assert_eq!((long.removed, long.kept), (38, 2));
+    assert_eq!(
+        long.kept_for,
+        [(number(7), KeptFor::Resume), (number(20), KeptFor::Salvage)]
+    );
+    assert_eq!((long.removed, long.kept), (37, 3));
     // Above what can be resumed from: a whole one that failed, and a boundary.
     let boundary = AppendCheckpoint::new(task_id("long"), CheckpointType::ErrorBoundary);
     store.commit(boundary.into()).unwrap();
@@ -258,6 +262,7 @@ fn a_plan_says_what_stays_and_why() {
         long.kept_for,
         [
             (number(7), KeptFor::Resume),
+            (number(20), KeptFor::Salvage),
             (number(40), KeptFor::LastWhole)
         ]
     );
@@ -349,7 +354,76 @@ fn a_damaged_row_does_not_stop_pruning() {
             |row| row.get(0),
         )
         .unwrap();
-    assert_eq!(left, "7,36,37,38,39,40");
+    assert_eq!(left, "7,20,36,37,38,39,40");
+}
+
+/// Goal: a pass ends, whatever a batch may hold. Method: one row a batch; and a
+/// finished task whose metadata alone are as many bytes as a batch may have.
+#[test]
+fn a_pass_of_the_smallest_batches_ends() {
+    for (rows_per_batch, metadata) in [(1, 2), (8, PRUNE_BYTES_PER_BATCH.cast_signed())] {
+        let (_directory, path) = worn();
+        let connection = Connection::open(&path).unwrap();
+        let sql = "UPDATE tasks SET metadata = '\"' || replace(hex(zeroblob(?1 / 2 - 1)), '0', 'x') || '\"'
+                   WHERE task_id = 'old' RETURNING length(metadata)";
+        let bytes: i64 = connection
+            .query_row(sql, [metadata], |row| row.get(0))
+            .unwrap();
+        assert_eq!(bytes, metadata);
+        connection.close().unwrap();
+        let before = look(&path);
+        let config = UpkeepConfig {
+            rows_per_batch,
+            pause: Duration::ZERO,
+            ..upkeep_config()
+        };
+        let upkeep = Upkeep::start(Arc::new(at(&path)), config).unwrap();
+        wait_until("the pass has ended", || upkeep.stats().passes == 1);
+        let stats = upkeep.stop();
+        assert_eq!((stats.complete, stats.failed), (1, 0), "{stats:?}");
+        let after = look(&path);
+        assert_eq!(violations(&before, &after, KEPT as usize), [""; 0]);
+        assert_eq!(after.numbers.get("old"), None);
+        assert_eq!(after.rows["tasks"], 3);
+    }
+}
+
+/// Goal: what another process found to hold again between two batches is the
+/// newest to resume from, and stays. Method: a plan that knew it as failed.
+#[test]
+fn what_holds_again_between_two_batches_stays() {
+    let store = fresh();
+    store.create_task(new_task("a")).unwrap();
+    for _ in 0..40 {
+        store.commit(append("a", "state").into()).unwrap();
+    }
+    let record = |sequence, verification| {
+        let record = RecordVerification {
+            task: task_id("a"),
+            sequence: SequenceNumber::new(sequence).unwrap(),
+            verification,
+            results: Vec::new(),
+        };
+        store.commit(record.into()).unwrap();
+    };
+    for sequence in 8..=40 {
+        record(sequence, Verification::Failed);
+    }
+    let rule = CheckpointRule::keep_last(5);
+    let mut between = 0;
+    prune(&*store, &task_id("a"), &rule, 4, &mut |_| {
+        between += 1;
+        if between == 1 {
+            record(20, Verification::Verified);
+        }
+        true
+    })
+    .unwrap();
+    assert!(1 < between);
+    assert_eq!(store.numbers("a"), [7, 20, 36, 37, 38, 39, 40]);
+    // From now on it is the one that is protected.
+    prune(&*store, &task_id("a"), &rule, 4, &mut |_| true).unwrap();
+    assert_eq!(store.numbers("a"), [20, 36, 37, 38, 39, 40]);
 }
 
 /// The thread: a pass at once, another when asked, and an end after the batch

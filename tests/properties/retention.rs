@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use agentos_checkpoints::{
     Check, CheckpointConfig, CheckpointManager, Evidence, NewCheckpoint, OnFailure, Pack, Resume,
+    prune,
 };
 use agentos_core::{
-    CheckpointRule, CheckpointType, Commit, RecordVerification, SequenceNumber, Storage,
-    Verification,
+    AppendCheckpoint, CheckpointRule, CheckpointType, Commit, FoundCheckpoint, RecordVerification,
+    SequenceNumber, Storage, StorageError, Verification,
 };
 use agentos_store::sqlite::SqliteStore;
-use agentos_tests::{config, manual_clock, new_task, numbers, task_id};
+use agentos_tests::{append, config, fresh, manual_clock, new_task, numbers, task_id};
 use proptest::prelude::*;
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -173,5 +174,90 @@ proptest! {
         prop_assert_eq!(manager.plan_pruning(&task, &rule).unwrap().removed, 0);
         let next = NewCheckpoint::new(task.clone(), CheckpointType::IterationEnd).raw(1, vec![1]);
         prop_assert_eq!(manager.append(next).unwrap().sequence.get(), all.len() as u64 + 1);
+    }
+}
+
+/// The newest whole one that is not recorded as failed.
+fn resumable(store: &dyn Storage) -> Option<SequenceNumber> {
+    let mut below = None;
+    loop {
+        match store.newest_checkpoint(&task_id("a"), below).unwrap()? {
+            FoundCheckpoint::Damaged { sequence, .. } => below = Some(sequence),
+            FoundCheckpoint::Sound(found) => {
+                let failed = found.summary.verification == Verification::Failed;
+                if found.snapshot.is_some() && !failed {
+                    return Some(found.summary.sequence);
+                }
+                below = Some(found.summary.sequence);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(cases(64))]
+
+    /// Goal: whatever others record and append between two batches, the next
+    /// batch leaves the newest that can be resumed from at its moment. Method:
+    /// most are recorded as failed at first; between two batches a few records
+    /// change, and checkpoints are appended.
+    #[test]
+    fn each_batch_leaves_what_can_be_resumed_from(
+        history in proptest::collection::vec(
+            (prop::bool::weighted(0.9), prop::bool::weighted(0.9), prop::bool::weighted(0.1)),
+            12..32,
+        ),
+        keep in 1..5_u32,
+        rows in 1..4_u32,
+        meanwhile in proptest::collection::vec(
+            prop::option::weighted(0.9, (6..32_u64, prop::bool::weighted(0.2))),
+            1..24,
+        ),
+    ) {
+        let store = fresh();
+        store.create_task(new_task("a")).unwrap();
+        let record = |number: u64, failed: bool| {
+            let record = RecordVerification {
+                task: task_id("a"),
+                sequence: SequenceNumber::new(number).unwrap(),
+                verification: if failed { Verification::Failed } else { Verification::Verified },
+                results: Vec::new(),
+            };
+            match store.commit(record.into()) {
+                Ok(_) | Err(StorageError::NotFound { .. }) => {}
+                Err(error) => panic!("{error:?}"),
+            }
+        };
+        let boundary = || AppendCheckpoint::new(task_id("a"), CheckpointType::ErrorBoundary);
+        let connection = Connection::open(store.path()).unwrap();
+        for (number, (state, failed, damaged)) in (1_u64..).zip(&history) {
+            let new = if *state { append("a", "state") } else { boundary() };
+            store.commit(new.into()).unwrap();
+            if *failed {
+                record(number, true);
+            }
+            if *damaged {
+                let sql = "UPDATE checkpoints SET seal = zeroblob(32) WHERE sequence_number = ?1";
+                connection.execute(sql, [number.cast_signed()]).unwrap();
+            }
+        }
+        let mut meanwhile = meanwhile.into_iter();
+        let must = std::cell::Cell::new(resumable(&*store));
+        let rule = CheckpointRule::keep_last(keep);
+        let mut lost = None;
+        let pruning = prune(&*store, &task_id("a"), &rule, rows, &mut |_| {
+            if must.get() != resumable(&*store) {
+                lost = must.get();
+            }
+            match meanwhile.next() {
+                None => {}
+                Some(None) => drop(store.commit(boundary().into()).unwrap()),
+                Some(Some((number, failed))) => record(number, failed),
+            }
+            must.set(resumable(&*store));
+            true
+        });
+        pruning.unwrap();
+        prop_assert_eq!(lost, None);
     }
 }

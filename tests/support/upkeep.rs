@@ -45,7 +45,7 @@ pub fn upkeep_config() -> UpkeepConfig {
 /// Makes the file, closed, with its log in it.
 ///
 /// - `long`: of 40 checkpoints only number 7 can be resumed from: the newer ones
-///   are boundaries, recorded as failed, or damaged (number 20).
+///   are boundaries, recorded as failed, or damaged (number 20, to be salvaged).
 /// - `leased`: the holder of an open lease works from number 4 of 30.
 /// - `old` and `new`: finished; only one finished task is kept.
 /// - work items of every state, with attempts, and keys of which two are in doubt.

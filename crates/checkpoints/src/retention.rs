@@ -4,9 +4,10 @@
 //! checked there, and a batch only removes what the plan names. A predecessor
 //! kept the newest N, whatever they were, and deleted the only one that could
 //! be resumed from; so besides the newest there stay: the newest that can be
-//! resumed from by what was recorded, the newest that is whole at all, and
-//! those that holders of open leases work from. Each batch looks again, in its
-//! transaction, at what it relies on, and refuses a plan that is out of date.
+//! resumed from by what was recorded, what is newer than that and not recorded
+//! as failed, the newest that is whole at all, and those that holders of open
+//! leases work from. Each batch looks again, in its transaction, at what it
+//! relies on, and refuses a plan that is out of date.
 
 use std::time::Duration;
 
@@ -75,8 +76,9 @@ impl CheckpointManager {
     /// checkpoints are not given again.
     ///
     /// What stays whatever the rule says: the newest checkpoint; the newest that
-    /// can be resumed from by what was recorded, and whose seal holds; the
-    /// newest that carries state and whose seal holds; those that holders of
+    /// can be resumed from by what was recorded, and whose seal holds; what is
+    /// newer than that, carries state and is not recorded as failed; the newest
+    /// that carries state and whose seal holds; those that holders of
     /// open leases work from. Evidence is not checked again.
     ///
     /// # Errors

@@ -27,12 +27,13 @@ pub struct PruneCheckpoints {
     /// Up to this number.
     pub up_to: SequenceNumber,
     /// The newest that can be resumed from by what was recorded, and whose seal
-    /// held when it was planned. When it is no longer that, nothing is removed
-    /// and the answer is [`Stale`](crate::PartOutcome::PruneStale).
+    /// held when it was planned; `None` when there was none. When it cannot be
+    /// resumed from any more, nothing is removed and the answer is
+    /// [`Stale`](crate::PartOutcome::PruneStale).
     ///
-    /// `None` says that there was none. Then whatever carries state and is not
-    /// recorded as failed stays: it was found damaged, or its record has
-    /// changed since.
+    /// Whatever is newer than it, carries state and is not recorded as failed
+    /// stays: it was found damaged, or its record has changed since, and then it
+    /// may be what resume would find.
     pub protect: Option<SequenceNumber>,
     /// The newest that carries state and whose seal held, whatever was recorded
     /// about its evidence: resume does not believe the record.
@@ -64,8 +65,9 @@ pub enum KeptFor {
     LastWhole,
     /// The holder of an open lease works from it.
     Lease,
-    /// Nothing can be resumed from by what was recorded, and this one carries
-    /// state and is not recorded as failed: it is damaged.
+    /// It carries state, is not recorded as failed, and is newer than all that
+    /// was known as whole and not failed: it is damaged, or its record has
+    /// changed meanwhile.
     Salvage,
 }
 
@@ -74,13 +76,16 @@ impl PruneCheckpoints {
     pub fn keeps(&self, candidate: &PruneCandidate) -> Option<KeptFor> {
         let is = |number: Option<SequenceNumber>| number == Some(candidate.sequence);
         let failed = candidate.verification == Verification::Failed;
+        let is_newer = self
+            .protect
+            .is_none_or(|number| number < candidate.sequence);
         if is(self.protect) {
             Some(KeptFor::Resume)
         } else if is(self.spare) {
             Some(KeptFor::LastWhole)
         } else if candidate.leased {
             Some(KeptFor::Lease)
-        } else if self.protect.is_none() && candidate.carries_state && !failed {
+        } else if is_newer && candidate.carries_state && !failed {
             Some(KeptFor::Salvage)
         } else {
             None
@@ -177,6 +182,20 @@ mod tests {
             (Some(3), Some(5), (4, true, Failed, false), None),
             (Some(3), Some(5), (2, true, Verified, false), None),
             (Some(3), Some(5), (2, false, Unverified, false), None),
+            // Newer than what was known to be of use: only what is of none goes.
+            (
+                Some(3),
+                Some(5),
+                (4, true, Verified, false),
+                Some(KeptFor::Salvage),
+            ),
+            (
+                Some(3),
+                None,
+                (4, true, Unverified, false),
+                Some(KeptFor::Salvage),
+            ),
+            (Some(3), Some(5), (4, false, Unverified, false), None),
             // Nothing can be resumed from: only what is known to be of no use goes.
             (
                 None,

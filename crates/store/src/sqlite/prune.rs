@@ -17,9 +17,11 @@ use super::{checkpoints, statements};
 
 const CONTEXT: &str = "pruning";
 
-/// What is left of a batch.
+/// What is left of a batch. It is never spent before its first row, so that each
+/// batch makes progress, however long a look takes.
 struct Budget {
     watch: Stopwatch,
+    is_whole: bool,
     rows: u32,
     bytes: u64,
 }
@@ -28,16 +30,19 @@ impl Budget {
     fn of(rows: u32) -> Budget {
         Budget {
             watch: Stopwatch::start(),
+            is_whole: true,
             rows,
             bytes: PRUNE_BYTES_PER_BATCH,
         }
     }
 
     fn is_spent(&self) -> bool {
-        self.rows == 0 || self.bytes == 0 || PRUNE_TIME_PER_BATCH <= self.watch.elapsed()
+        let is_over = PRUNE_TIME_PER_BATCH <= self.watch.elapsed();
+        !self.is_whole && (self.rows == 0 || self.bytes == 0 || is_over)
     }
 
     fn spend(&mut self, bytes: u64) {
+        self.is_whole = false;
         self.rows = self.rows.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(bytes);
     }
@@ -304,11 +309,11 @@ pub(crate) fn prune_rows(
             pruned.next = Some(after);
             break;
         }
-        budget.spend(row.bytes);
         if let Some((task, is_spoken_of)) = &row.task {
             // A task that goes leaves no row behind that speaks of it. One that
             // stays for that is passed over, and looked at again next time.
             if *is_spoken_of {
+                budget.spend(0);
                 after = row.mark;
                 continue;
             }
@@ -318,6 +323,7 @@ pub(crate) fn prune_rows(
             }
         }
         delete(connection, sql.delete, row.mark.key)?;
+        budget.spend(row.bytes);
         pruned.removed += 1;
         pruned.bytes += row.bytes;
         after = row.mark;
@@ -358,7 +364,8 @@ fn prune_expired(
 }
 
 /// Removes a task's checkpoints, all of them, the oldest first; `false` when the
-/// budget ended before they did.
+/// budget ended before they did, or with them: then the task is left to the next
+/// batch.
 fn prune_whole_task(
     connection: &Connection,
     task: &TaskId,
@@ -372,7 +379,7 @@ fn prune_whole_task(
         row.delete(connection)?;
         budget.spend(row.bytes);
     }
-    Ok(true)
+    Ok(!budget.is_spent())
 }
 
 /// A row that a rule may not keep.
