@@ -214,6 +214,14 @@ impl RowStorage for Canary {
 }
 
 impl RetentionStorage for Canary {
+    fn task_ids(
+        &self,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<Result<TaskId, StorageError>>, StorageError> {
+        self.answer(self.store.task_ids(after, rows))
+    }
+
     fn checkpoint_span(&self, task: &TaskId) -> Result<Option<CheckpointSpan>, StorageError> {
         self.answer(self.store.checkpoint_span(task))
     }

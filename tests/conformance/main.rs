@@ -64,6 +64,7 @@ macro_rules! conformance {
                 what_is_newer_than_the_protected_and_may_hold_stays,
                 a_batch_ends_where_the_next_begins,
                 the_ends_of_a_history_are_found,
+                every_task_is_named_once,
                 audit_lines_beyond_a_number_go,
                 finished_tasks_go_with_their_checkpoints,
                 every_batch_makes_progress,

@@ -1,7 +1,7 @@
 //! Pruning: the oldest goes first, what a plan protects stays, a plan that is
 //! out of date removes nothing, and a batch ends where the next begins.
 
-use agentos_core::limits::PRUNE_ROWS_MAX;
+use agentos_core::limits::{PAGE_ROWS_MAX, PRUNE_ROWS_MAX};
 use agentos_core::{
     AppendCheckpoint, AuditLine, BoundedTable, CheckpointType, Commit, KeptFor, PartOutcome,
     PruneCheckpoints, PruneRows, Pruned, RecordVerification, RowMark, SequenceNumber,
@@ -199,6 +199,33 @@ pub(crate) fn the_ends_of_a_history_are_found(store: &dyn Storage) {
         .checkpoints(&task_id("a"), Some(number(4)), 1)
         .unwrap();
     assert_eq!(span.oldest_created_at, Some(oldest[0].created_at));
+}
+
+pub(crate) fn every_task_is_named_once(store: &dyn Storage) {
+    assert!(store.task_ids(None, 9).unwrap().items.is_empty());
+    let names = ["e", "d", "c", "b", "a"];
+    for (name, to) in names.iter().zip(TaskStatus::ALL) {
+        store.create_task(new_task(name)).unwrap();
+        if *to == TaskStatus::Cancelled {
+            store
+                .commit(SetTaskStatus::new(task_id(name), *to).into())
+                .unwrap();
+        }
+    }
+    let (mut found, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.task_ids(after, 2).unwrap();
+        found.extend(page.items.into_iter().map(Result::unwrap));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_eq!(found, names.map(task_id));
+    assert!(matches!(
+        store.task_ids(None, PAGE_ROWS_MAX + 1),
+        Err(StorageError::LimitExceeded(_))
+    ));
 }
 
 fn rows(table: BoundedTable, up_to: Option<RowMark>) -> PruneRows {

@@ -16,7 +16,7 @@ use agentos_core::{
     TaskStorage, Verification,
 };
 use agentos_recovery::{
-    Mode, Removed, Upkeep, UpkeepConfig, UpkeepReport, run_upkeep, run_upkeep_with,
+    Mode, Removed, Step, Upkeep, UpkeepConfig, UpkeepReport, run_upkeep, run_upkeep_with,
 };
 use agentos_store::sqlite::SqliteStore;
 use agentos_tests::{
@@ -424,6 +424,184 @@ fn what_holds_again_between_two_batches_stays() {
     // From now on it is the one that is protected.
     prune(&*store, &task_id("a"), &rule, 4, &mut |_| true).unwrap();
     assert_eq!(store.numbers("a"), [20, 36, 37, 38, 39, 40]);
+}
+
+/// Goal: a row whose moment cannot be read stays, is reported once a pass, and
+/// keeps no other from going. Method: the oldest and one in the middle, in a
+/// table by its moments and in one by its numbers; and one that stands exactly
+/// where the rule of numbers ends. Batches of one row, too.
+#[test]
+fn a_moment_that_cannot_be_read_does_not_stop_pruning() {
+    for rows_per_batch in [1, 8] {
+        let (_directory, path) = worn();
+        let connection = Connection::open(&path).unwrap();
+        let month = "strftime('%Y', 'now') || '-00-01 00:00:00.000000'";
+        run(
+            &connection,
+            &format!(
+                "UPDATE work_items SET updated_at = {month} WHERE work_item_id = 2;
+                 UPDATE work_items SET updated_at = substr(updated_at, 1, 25) || 'x'
+                 WHERE work_item_id IN (9, 11);
+                 UPDATE tasks SET updated_at = {month} WHERE task_id = 'old';
+                 UPDATE task_audits SET created_at = {month} WHERE audit_id IN (1, 5)"
+            ),
+        );
+        connection.close().unwrap();
+        let before = look(&path);
+        let store = at(&path);
+        let mut config = UpkeepConfig {
+            rows_per_batch,
+            ..upkeep_config()
+        };
+        config.retention.audits.max_age = Some(Duration::from_secs(86_400));
+        for pass in 1..=2 {
+            let report = run_upkeep_with(&store, &config, Mode::Apply).unwrap();
+            let steps: Vec<_> = report.failures.iter().map(|failure| failure.step).collect();
+            assert_eq!(
+                steps,
+                [
+                    Step::Rows(BoundedTable::FinishedTasks),
+                    Step::Rows(BoundedTable::FinishedWorkItems)
+                ],
+                "{report:?}"
+            );
+            let said = report.failures[1].error.to_string();
+            assert!(said.contains("2 rows"), "pass {pass}: {said}");
+        }
+        drop(store);
+        let after = look(&path);
+        assert_eq!(violations(&before, &after, KEPT as usize), [""; 0]);
+        let left = texts(
+            &path,
+            "SELECT group_concat(work_item_id) FROM
+             (SELECT work_item_id FROM work_items WHERE status = 'succeeded' ORDER BY 1)",
+        );
+        assert_eq!(left, ["2,9,11,13,14"]);
+        assert_eq!(after.rows["task_audits"], 10);
+        assert!(after.numbers.contains_key("old"));
+    }
+}
+
+/// Goal: a task of which nothing but its id can be read, and one of which not
+/// even that can be, keep no checkpoint of the others from going.
+#[test]
+fn a_task_that_cannot_be_read_does_not_stop_pruning() {
+    let (_directory, path) = worn();
+    let connection = Connection::open(&path).unwrap();
+    run(
+        &connection,
+        "PRAGMA ignore_check_constraints = ON;
+         UPDATE tasks SET metadata = '{', created_at = 'never' WHERE task_id = 'long';
+         INSERT INTO tasks (task_key, task_id, task_type, status, created_at, updated_at)
+         VALUES (0x100, '', 'test', 'created', '', '')",
+    );
+    connection.close().unwrap();
+    let store = at(&path);
+    store.create_task(new_task("last")).unwrap();
+    for _ in 0..9 {
+        store.commit(append("last", "state").into()).unwrap();
+    }
+    let report = run_upkeep_with(&store, &upkeep_config(), Mode::Apply).unwrap();
+    let [failure] = &report.failures[..] else {
+        panic!("{report:?}")
+    };
+    assert_eq!((failure.step, &failure.task), (Step::Checkpoints, &None));
+    for (task, left) in [
+        ("long", &[7, 20, 36, 37, 38, 39, 40][..]),
+        ("last", &[5, 6, 7, 8, 9]),
+    ] {
+        assert_eq!(agentos_tests::numbers(&store, task), left, "{task}");
+    }
+}
+
+/// Goal: what is pending is never removed, whatever a damaged index says of it.
+/// Method: two indexes keep what their tables have no more, which a quick check
+/// does not see.
+#[test]
+fn a_damaged_index_leads_to_no_loss() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("agent.db");
+    drop(at(&path));
+    let connection = Connection::open(&path).unwrap();
+    run(
+        &connection,
+        "INSERT INTO idempotency_keys (idempotency_key, status, request_digest, created_at,
+             updated_at, expires_at)
+         VALUES ('tool-ledger:x', 'pending', zeroblob(32), '2026-01-01 00:00:00.000000',
+             '2026-01-01 00:00:00.000000', '2026-01-02 00:00:00.000000');
+         UPDATE idempotency_keys SET status = 'succeeded';
+         INSERT INTO work_items (work_type, status, max_attempts, available_at, created_at,
+             updated_at)
+         SELECT 't', 'pending', 3, created_at, created_at, created_at FROM idempotency_keys;
+         UPDATE work_items SET status = 'in_progress', lease_holder = 'w',
+             lease_incarnation = 'i', lease_boot_id = 'b', lease_deadline_us = 1,
+             lease_acquired_at = created_at, lease_expires_at = created_at;
+         UPDATE work_items SET status = 'failed', lease_holder = NULL, lease_incarnation = NULL,
+             lease_boot_id = NULL, lease_deadline_us = NULL, lease_acquired_at = NULL,
+             lease_expires_at = NULL;",
+    );
+    for (index, table) in [
+        ("idx_idempotency_keys_expires", "idempotency_keys"),
+        ("idx_work_items_dead", "work_items"),
+    ] {
+        let (sql, root): (String, i64) = connection
+            .query_row(
+                "SELECT sql, rootpage FROM sqlite_schema WHERE name = ?1",
+                [index],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )
+            .unwrap();
+        run(
+            &connection,
+            &format!(
+                "PRAGMA writable_schema = ON;
+                 DELETE FROM sqlite_schema WHERE name = '{index}';
+                 PRAGMA writable_schema = RESET;
+                 UPDATE {table} SET status = 'pending';
+                 PRAGMA writable_schema = ON;
+                 INSERT INTO sqlite_schema VALUES ('index', '{index}', '{table}', {root}, '{sql}');
+                 PRAGMA writable_schema = RESET",
+                sql = sql.replace('\'', "''")
+            ),
+        );
+    }
+    connection.close().unwrap();
+    let before = texts(&path, "SELECT status FROM work_items NOT INDEXED");
+    assert_eq!(before, ["pending"]);
+    let store = at(&path);
+    let retention = Retention {
+        dead_letters: RowRule {
+            max_age: None,
+            max_rows: Some(0),
+        },
+        ..Retention::keep_all()
+    };
+    let report = run_upkeep(&store, &retention, Mode::Apply).unwrap();
+    let steps: Vec<_> = report.failures.iter().map(|failure| failure.step).collect();
+    assert_eq!(
+        steps,
+        [
+            Step::Rows(BoundedTable::DeadLetters),
+            Step::Rows(BoundedTable::FinishedKeys)
+        ]
+    );
+    for failure in &report.failures {
+        assert!(matches!(failure.error, StorageError::Corrupt { .. }));
+    }
+    // The store goes on.
+    store.create_task(new_task("a")).unwrap();
+    drop(store);
+    for table in ["idempotency_keys", "work_items"] {
+        let sql = format!("SELECT status FROM {table} NOT INDEXED");
+        assert_eq!(texts(&path, &sql), ["pending"], "{table}");
+    }
+}
+
+fn texts(path: &Path, sql: &str) -> Vec<String> {
+    let connection = Connection::open(path).unwrap();
+    let mut statement = connection.prepare(sql).unwrap();
+    let rows = statement.query_map([], |row| row.get(0)).unwrap();
+    rows.collect::<Result<_, _>>().unwrap()
 }
 
 /// The thread: a pass at once, another when asked, and an end after the batch

@@ -14,7 +14,7 @@ use agentos_checkpoints::{Pruning, plan_pruning, prune};
 
 use agentos_core::{
     BoundedTable, CheckpointRule, LogShortened, PartOutcome, PruneRows, Retention, RowMark,
-    RowRule, Stopwatch, Storage, StorageError, TaskId, TaskStatus, crash_point,
+    RowRule, Stopwatch, Storage, StorageError, TaskId, crash_point,
 };
 
 use crate::config::UpkeepConfig;
@@ -312,30 +312,34 @@ impl<'p> Pass<'p> {
         if *rule == CheckpointRule::keep_all() {
             return Ok(());
         }
-        for status in TaskStatus::ALL {
-            let mut after = None;
-            loop {
-                let page = self.storage.tasks(*status, after, TASKS_PER_PAGE)?;
-                for task in &page.items {
-                    if let Err(error) = self.checkpoints_of(&task.id, rule) {
-                        let of_this_task = matches!(error, StorageError::Corrupt { .. });
-                        if !of_this_task {
-                            return Err(error);
-                        }
-                        self.report
-                            .fail(Step::Checkpoints, Some(task.id.clone()), error);
+        let mut after = None;
+        loop {
+            let page = self.storage.task_ids(after, TASKS_PER_PAGE)?;
+            for task in page.items {
+                let (task, pruned) = match task {
+                    Ok(task) => {
+                        let pruned = self.checkpoints_of(&task, rule);
+                        (Some(task), pruned)
                     }
-                    if self.report.stopped {
-                        return Ok(());
+                    Err(error) => (None, Err(error)),
+                };
+                match pruned {
+                    Ok(()) => {}
+                    // It is about this task alone.
+                    Err(error @ StorageError::Corrupt { .. }) => {
+                        self.report.fail(Step::Checkpoints, task, error);
                     }
+                    Err(error) => return Err(error),
                 }
-                match page.next {
-                    Some(next) => after = Some(next),
-                    None => break,
+                if self.report.stopped {
+                    return Ok(());
                 }
             }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(()),
+            }
         }
-        Ok(())
     }
 
     fn checkpoints_of(&mut self, task: &TaskId, rule: &CheckpointRule) -> Result<(), StorageError> {
@@ -386,6 +390,7 @@ impl<'p> Pass<'p> {
             removed.add(found.rows, found.bytes);
             return Ok(());
         }
+        let mut unreadable = 0;
         loop {
             let storage = self.storage;
             let receipt = self.timed(|| storage.commit(plan.into()))?;
@@ -397,14 +402,20 @@ impl<'p> Pass<'p> {
             };
             let removed = self.report.rows.entry(table).or_default();
             removed.add(pruned.removed, pruned.bytes);
-            if !self.between() {
-                return Ok(());
-            }
+            unreadable += pruned.unreadable;
+            let goes_on = self.between();
             match pruned.next {
-                Some(next) => plan.after = next,
-                None => return Ok(()),
+                Some(next) if goes_on => plan.after = next,
+                _ => break,
             }
         }
+        if 0 < unreadable {
+            let what = format!("{unreadable} rows of {table:?}");
+            let why = "their moment or name cannot be read: they were passed over";
+            let error = StorageError::corrupt(what, why);
+            self.report.fail(Step::Rows(table), None, error);
+        }
+        Ok(())
     }
 
     fn space(&mut self, keep_bytes: u64) -> Result<(), StorageError> {

@@ -127,6 +127,9 @@ pub struct Pruned<Place> {
     pub removed: u64,
     /// Bytes of what users had stored in them.
     pub bytes: u64,
+    /// How many rows could not be judged, since their moment or their name
+    /// cannot be read. They were passed over and are there.
+    pub unreadable: u64,
     /// Where to go on; `None` when nothing is left to look at.
     pub next: Option<Place>,
 }

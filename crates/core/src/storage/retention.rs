@@ -4,6 +4,7 @@ use crate::error::StorageError;
 use crate::ids::{SequenceNumber, TaskId};
 use crate::parts::{KeptFor, PruneCheckpoints, PruneRows};
 use crate::records::retention::{BoundedTable, RowMark};
+use crate::storage::{Cursor, Page};
 use crate::time::Timestamp;
 
 /// What there is of a task's checkpoints, at the cost of two looks.
@@ -31,6 +32,20 @@ pub struct Prunable {
 
 /// Reads for retention.
 pub trait RetentionStorage {
+    /// The ids of all tasks, the oldest first, `rows` at a time. Nothing else of
+    /// a task is read: damage to the rest of its row hides it from no list of
+    /// these. In the place of an id that cannot be read stands
+    /// [`StorageError::Corrupt`].
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskStorage::tasks`](crate::TaskStorage::tasks).
+    fn task_ids(
+        &self,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<Result<TaskId, StorageError>>, StorageError>;
+
     /// The oldest and the newest checkpoint of a task; `None` when it has none.
     ///
     /// # Errors
@@ -47,7 +62,8 @@ pub trait RetentionStorage {
     fn prunable_checkpoints(&self, plan: &PruneCheckpoints) -> Result<Prunable, StorageError>;
 
     /// The newest row that is not among the newest `max_rows` of a table's rows
-    /// that may go; `None` when there are no more than that.
+    /// that may go; `None` when there are no more than that. Where its moment
+    /// cannot be read, the place behind it.
     ///
     /// # Errors
     ///
@@ -59,7 +75,8 @@ pub trait RetentionStorage {
     ) -> Result<Option<RowMark>, StorageError>;
 
     /// As [`RetentionStorage::prunable_checkpoints`], for rows. Of tasks it
-    /// counts the tasks, and not the checkpoints that go with them.
+    /// counts the tasks, and not the checkpoints that go with them. Rows whose
+    /// moment cannot be read are counted, and stay.
     ///
     /// # Errors
     ///

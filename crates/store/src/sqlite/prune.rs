@@ -2,14 +2,17 @@
 //!
 //! A batch is bounded by rows, bytes and time, since everybody else waits for
 //! its lock. Rows go one by one, the oldest first, each found by an index: what
-//! the plan relied on is looked at again here, under the lock. The newest
-//! checkpoint of a task never goes, unless the task goes.
+//! the plan relied on is looked at again here, under the lock, and what the
+//! index says is asked of the row itself as it goes, since a damaged one leads
+//! to rows in doubt. The newest checkpoint of a task never goes, unless the task
+//! goes. A row that cannot be judged stays, and holds no other up.
 
 use agentos_core::limits::{PRUNE_BYTES_PER_BATCH, PRUNE_TIME_PER_BATCH};
 use agentos_core::{
     BoundedTable, PartOutcome, PruneCandidate, PruneCheckpoints, PruneRows, Pruned, RowMark,
     SequenceNumber, Stopwatch, StorageError, TaskId, Timestamp, Verification, crash_point,
 };
+use rusqlite::types::ValueRef;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, named_params};
 
 use super::error::of;
@@ -61,6 +64,7 @@ pub(crate) fn prune_checkpoints(
     let mut pruned = Pruned {
         removed: 0,
         bytes: 0,
+        unreadable: 0,
         next: None,
     };
     let mut from = plan.from;
@@ -71,7 +75,7 @@ pub(crate) fn prune_checkpoints(
         }
         let stays = plan.keeps(&row.candidate(&leased)).is_some();
         if !stays {
-            row.delete(connection)?;
+            row.delete(connection, &plan.task)?;
             pruned.removed += 1;
             pruned.bytes += row.bytes;
         }
@@ -185,12 +189,17 @@ impl OldCheckpoint {
         }
     }
 
-    fn delete(&self, connection: &Connection) -> Result<(), StorageError> {
+    fn delete(&self, connection: &Connection, task: &TaskId) -> Result<(), StorageError> {
         let deleted = prepare(connection, statements::RETENTION_CHECKPOINTS_DELETE)?
-            .execute(named_params! { ":checkpoint": self.key })
+            .execute(named_params! {
+                ":checkpoint": self.key,
+                ":task": task.as_str(),
+                ":sequence": self.sequence.get().cast_signed(),
+            })
             .map_err(|error| of(&error, CONTEXT))?;
-        assert_eq!(deleted, 1, "a row that was found under the lock is there");
-        Ok(())
+        is_one(deleted, || {
+            format!("the index of the checkpoints of task {:?}", task.as_str())
+        })
     }
 }
 
@@ -254,7 +263,7 @@ pub(crate) fn sql(table: BoundedTable) -> TableSql {
         ),
         BoundedTable::DeadLetters => (
             s::RETENTION_DEAD_LETTERS_OLDEST,
-            s::RETENTION_WORK_ITEMS_DELETE,
+            s::RETENTION_DEAD_LETTERS_DELETE,
             s::RETENTION_DEAD_LETTERS_BEYOND,
             s::RETENTION_DEAD_LETTERS_COUNT,
         ),
@@ -288,6 +297,7 @@ pub(crate) fn prune_rows(
     let mut pruned = Pruned {
         removed: 0,
         bytes: 0,
+        unreadable: 0,
         next: None,
     };
     let mut budget = Budget::of(plan.rows);
@@ -301,13 +311,24 @@ pub(crate) fn prune_rows(
         let Some(row) = OldRow::find(connection, sql.oldest, plan.table, after)? else {
             break;
         };
-        let old = before.is_some_and(|before| row.at < before);
-        if !old && plan.up_to.is_none_or(|up_to| up_to < row.mark) {
+        let by_number = plan.up_to.is_some_and(|up_to| row.mark <= up_to);
+        if !by_number && before.is_none_or(|before| before <= row.at) {
             break;
         }
         if budget.is_spent() {
             pruned.next = Some(after);
             break;
+        }
+        // Audit lines go by their number without a look at their moment.
+        let is_judged = row.is_readable || (by_number && plan.table == BoundedTable::AuditLines);
+        if !is_judged {
+            if row.mark <= after {
+                break;
+            }
+            pruned.unreadable += 1;
+            budget.spend(0);
+            after = row.mark;
+            continue;
         }
         if let Some((task, is_spoken_of)) = &row.task {
             // A task that goes leaves no row behind that speaks of it. One that
@@ -322,7 +343,7 @@ pub(crate) fn prune_rows(
                 break;
             }
         }
-        delete(connection, sql.delete, row.mark.key)?;
+        delete(connection, sql.delete, plan.table, row.mark.key, row.at)?;
         budget.spend(row.bytes);
         pruned.removed += 1;
         pruned.bytes += row.bytes;
@@ -339,11 +360,11 @@ fn prune_expired(
     budget: &mut Budget,
     pruned: &mut Pruned<RowMark>,
 ) -> Result<(), StorageError> {
-    let now = now.to_text();
+    let text = now.to_text();
     loop {
         let found: Option<(i64, i64)> =
             prepare(connection, statements::RETENTION_KEYS_EXPIRED_OLDEST)?
-                .query_row(named_params! { ":now": now }, |row| {
+                .query_row(named_params! { ":now": text }, |row| {
                     Ok((row.get(0)?, row.get(2)?))
                 })
                 .optional()
@@ -356,7 +377,8 @@ fn prune_expired(
             return Ok(());
         }
         let bytes = u64::try_from(bytes).unwrap_or(0);
-        delete(connection, statements::RETENTION_KEYS_DELETE, key)?;
+        let sql = statements::RETENTION_KEYS_EXPIRED_DELETE;
+        delete(connection, sql, BoundedTable::FinishedKeys, key, now)?;
         budget.spend(bytes);
         pruned.removed += 1;
         pruned.bytes += bytes;
@@ -376,7 +398,7 @@ fn prune_whole_task(
         if budget.is_spent() {
             return Ok(false);
         }
-        row.delete(connection)?;
+        row.delete(connection, task)?;
         budget.spend(row.bytes);
     }
     Ok(!budget.is_spent())
@@ -384,9 +406,12 @@ fn prune_whole_task(
 
 /// A row that a rule may not keep.
 struct OldRow {
+    /// Its place; when it cannot be read, one behind it and before all that can.
     mark: RowMark,
-    /// When it was last changed.
+    /// When it was last changed; when that cannot be read, no later than that.
     at: Timestamp,
+    /// Whether it can be judged.
+    is_readable: bool,
     bytes: u64,
     /// Of a task: its id, and whether a work item speaks of it.
     task: Option<(TaskId, bool)>,
@@ -405,25 +430,33 @@ impl OldRow {
         let Some(row) = rows.next().map_err(|error| of(&error, CONTEXT))? else {
             return Ok(None);
         };
-        let read = |row: &Row<'_>| -> rusqlite::Result<(i64, String, i64)> {
-            Ok((row.get(0)?, row.get(1)?, row.get(2)?))
-        };
-        let (key, at, bytes) = read(row).map_err(|error| of(&error, CONTEXT))?;
-        let at = moment(table, key, &at)?;
-        let task = match table {
-            BoundedTable::FinishedTasks => {
-                let id: String = row.get(3).map_err(|error| of(&error, CONTEXT))?;
-                let is_spoken_of = row.get(4).map_err(|error| of(&error, CONTEXT))?;
-                Some((TaskId::new(id)?, is_spoken_of))
+        OldRow::read(row, table)
+            .map(Some)
+            .map_err(|error| of(&error, CONTEXT))
+    }
+
+    fn read(row: &Row<'_>, table: BoundedTable) -> rusqlite::Result<OldRow> {
+        let (key, bytes): (i64, i64) = (row.get(0)?, row.get(2)?);
+        let stored = row.get_ref(1)?;
+        let at = readable(stored);
+        let (mut is_readable, mut task) = (at.is_some(), None);
+        if table == BoundedTable::FinishedTasks {
+            let id = row.get_ref(3)?.as_str().ok();
+            match id.and_then(|id| TaskId::new(id).ok()) {
+                Some(id) => task = Some((id, row.get(4)?)),
+                None => is_readable = false,
             }
-            _ => None,
-        };
-        Ok(Some(OldRow {
-            mark: mark(table, at, key),
-            at,
+        }
+        Ok(OldRow {
+            mark: mark(table, stored, key),
+            at: at.unwrap_or_else(|| match table {
+                BoundedTable::AuditLines => Timestamp::MIN,
+                _ => place_behind(stored).at,
+            }),
+            is_readable,
             bytes: u64::try_from(bytes).unwrap_or(0),
             task,
-        }))
+        })
     }
 }
 
@@ -441,30 +474,87 @@ pub(crate) fn bind_mark(
     Ok(())
 }
 
-/// The place of a row in its table's order. Audit lines are in the order of
-/// their numbers: their moment needs no index then.
-pub(crate) fn mark(table: BoundedTable, at: Timestamp, key: i64) -> RowMark {
-    match table {
-        BoundedTable::AuditLines => RowMark {
+/// The place of a row in its table's order, by its stored moment. Audit lines are
+/// in the order of their numbers: their moment needs no index then.
+pub(crate) fn mark(table: BoundedTable, at: ValueRef<'_>, key: i64) -> RowMark {
+    match (table, readable(at)) {
+        (BoundedTable::AuditLines, _) => RowMark {
             at: RowMark::START.at,
             key,
         },
-        _ => RowMark { at, key },
+        (_, Some(at)) => RowMark { at, key },
+        (_, None) => place_behind(at),
     }
 }
 
-/// The stored moment of a row.
-pub(crate) fn moment(table: BoundedTable, key: i64, text: &str) -> Result<Timestamp, StorageError> {
-    Timestamp::parse(text)
-        .ok_or_else(|| StorageError::corrupt(format!("row {key} of {table:?}"), "its moment"))
+/// A stored moment; `None` when it is none.
+fn readable(at: ValueRef<'_>) -> Option<Timestamp> {
+    at.as_str().ok().and_then(Timestamp::parse)
 }
 
-fn delete(connection: &Connection, sql: &str, key: i64) -> Result<(), StorageError> {
-    let deleted = prepare(connection, sql)?
-        .execute(named_params! { ":key": key })
-        .map_err(|error| of(&error, CONTEXT))?;
-    assert_eq!(deleted, 1, "a row that was found under the lock is there");
-    Ok(())
+/// The place behind a moment that cannot be read, and before all behind it that
+/// can: the engine's order is that of the bytes of the text.
+fn place_behind(at: ValueRef<'_>) -> RowMark {
+    let text = match at {
+        ValueRef::Text(text) => text,
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => b"",
+        ValueRef::Blob(_) => &[u8::MAX],
+    };
+    let (mut least, mut most) = (Timestamp::MIN.unix_micros(), Timestamp::MAX.unix_micros());
+    if Timestamp::MAX.to_text().as_bytes() <= text {
+        return RowMark {
+            at: Timestamp::MAX,
+            key: i64::MAX,
+        };
+    }
+    while least < most {
+        let middle = least + (most - least) / 2;
+        let moment = Timestamp::from_unix_micros(middle).to_text();
+        if text < moment.as_bytes() {
+            most = middle;
+        } else {
+            least = middle + 1;
+        }
+    }
+    // Keys begin at one.
+    RowMark {
+        at: Timestamp::from_unix_micros(most),
+        key: 0,
+    }
+}
+
+/// Removes the row of this key, if it may go and its moment is this one: for
+/// keys that have expired, is not after it.
+fn delete(
+    connection: &Connection,
+    sql: &str,
+    table: BoundedTable,
+    key: i64,
+    at: Timestamp,
+) -> Result<(), StorageError> {
+    let delete = || -> rusqlite::Result<usize> {
+        let mut statement = connection.prepare_cached(sql)?;
+        if let Some(index) = statement.parameter_index(":at")? {
+            statement.raw_bind_parameter(index, at.to_text())?;
+        }
+        if let Some(index) = statement.parameter_index(":key")? {
+            statement.raw_bind_parameter(index, key)?;
+        }
+        statement.raw_execute()
+    };
+    let deleted = delete().map_err(|error| of(&error, CONTEXT))?;
+    is_one(deleted, || format!("an index of {table:?}"))
+}
+
+/// A row that an index told of, under the lock, is there and may go.
+fn is_one(deleted: usize, what: impl FnOnce() -> String) -> Result<(), StorageError> {
+    match deleted {
+        1 => Ok(()),
+        _ => Err(StorageError::corrupt(
+            what(),
+            "it leads to a row that may not go",
+        )),
+    }
 }
 
 fn prepare<'c>(connection: &'c Connection, sql: &str) -> Result<CachedStatement<'c>, StorageError> {

@@ -2,16 +2,43 @@
 //! transaction of the writer.
 
 use agentos_core::{
-    BoundedTable, CheckpointSpan, Prunable, PruneCheckpoints, PruneRows, RetentionStorage, RowMark,
-    StorageError, TaskId, Timestamp,
+    BoundedTable, CheckpointSpan, Cursor, Page, Prunable, PruneCheckpoints, PruneRows,
+    RetentionStorage, RowMark, StorageError, TaskId, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::prune::{CandidateColumns, bind_mark, leased, mark, moment, sql};
+use super::prune::{CandidateColumns, bind_mark, leased, mark, sql};
 use super::readers::ReadError;
+use super::tasks::{check_page, next_page};
 use super::{SqliteStore, checkpoints, statements};
 
 impl RetentionStorage for SqliteStore {
+    fn task_ids(
+        &self,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<Result<TaskId, StorageError>>, StorageError> {
+        check_page(rows)?;
+        self.readers.read("listing ids of tasks", |connection| {
+            let mut statement = connection.prepare_cached(statements::RETENTION_TASK_IDS)?;
+            let mut found = statement.query(named_params! {
+                ":after": after.map_or(0, Cursor::key),
+                ":rows": rows,
+            })?;
+            let (mut items, mut last) = (Vec::new(), None);
+            while let Some(row) = found.next()? {
+                let key: i64 = row.get(0)?;
+                let id = row.get_ref(1)?.as_str().ok();
+                items.push(id.and_then(|id| TaskId::new(id).ok()).ok_or_else(|| {
+                    StorageError::corrupt(format!("the task of key {key}"), "its id")
+                }));
+                last = Some(key);
+            }
+            let next = next_page(last, items.len(), rows);
+            Ok(Page { items, next })
+        })
+    }
+
     fn checkpoint_span(&self, task: &TaskId) -> Result<Option<CheckpointSpan>, StorageError> {
         self.readers
             .read("reading which checkpoints there are", |connection| {
@@ -72,20 +99,15 @@ impl RetentionStorage for SqliteStore {
     ) -> Result<Option<RowMark>, StorageError> {
         self.readers.read("looking for old rows", |connection| {
             let max_rows = i64::try_from(max_rows).unwrap_or(i64::MAX);
-            let found: Option<(String, Option<i64>)> = connection
-                .prepare_cached(sql(table).beyond)?
-                .query_row(named_params! { ":rows": max_rows }, |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })
-                .optional()?;
-            let Some((at, Some(key))) = found else {
+            let mut statement = connection.prepare_cached(sql(table).beyond)?;
+            let mut rows = statement.query(named_params! { ":rows": max_rows })?;
+            let Some(row) = rows.next()? else {
                 return Ok(None);
             };
-            let at = match table {
-                BoundedTable::AuditLines => RowMark::START.at,
-                _ => moment(table, key, &at)?,
-            };
-            Ok(Some(mark(table, at, key)).filter(|mark| RowMark::START < *mark))
+            let key: Option<i64> = row.get(1)?;
+            let at = row.get_ref(0)?;
+            let mark = key.map(|key| mark(table, at, key));
+            Ok(mark.filter(|mark| RowMark::START < *mark))
         })
     }
 

@@ -95,7 +95,7 @@ pub(crate) fn check_page(rows: u32) -> Result<(), StorageError> {
 }
 
 /// A full page may have another after it; a shorter one is the last.
-fn next_page(last_key: Option<i64>, found: usize, rows: u32) -> Option<Cursor> {
+pub(crate) fn next_page(last_key: Option<i64>, found: usize, rows: u32) -> Option<Cursor> {
     last_key.filter(|_| found == rows as usize).map(Cursor::new)
 }
 

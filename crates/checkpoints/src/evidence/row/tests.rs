@@ -154,6 +154,14 @@ impl RowStorage for Unwilling {
 }
 
 impl RetentionStorage for Unwilling {
+    fn task_ids(
+        &self,
+        _: Option<Cursor>,
+        _: u32,
+    ) -> Result<Page<Result<TaskId, StorageError>>, StorageError> {
+        Err((self.0)())
+    }
+
     fn checkpoint_span(&self, _: &TaskId) -> Result<Option<CheckpointSpan>, StorageError> {
         Err((self.0)())
     }
