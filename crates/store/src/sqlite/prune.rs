@@ -562,3 +562,38 @@ fn prepare<'c>(connection: &'c Connection, sql: &str) -> Result<CachedStatement<
         .prepare_cached(sql)
         .map_err(|error| of(&error, "preparing a statement"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a walk that passes a text over misses no moment behind it, and meets
+    /// none before it again.
+    #[test]
+    fn the_place_behind_a_text_is_the_least_moment_above_it() {
+        for text in [
+            "",
+            "2026-00-01 00:00:00.000000",
+            "2026-02-31 23:59:59.999999",
+            "2026-01-01 00:00:00.00000x",
+            "2026-01-01 00:00:60.000000",
+            "0000-00-00 00:00:00.000000",
+            "9999-12-30 21:59:59.99999x",
+        ] {
+            let mark = place_behind(ValueRef::Text(text.as_bytes()));
+            assert_eq!(mark.key, 0, "{text}");
+            assert!(text < mark.at.to_text().as_str(), "{text}: {mark:?}");
+            let before = Timestamp::from_unix_micros(mark.at.unix_micros() - 1);
+            let is_first = mark.at == Timestamp::MIN;
+            assert!(is_first || before.to_text().as_str() < text, "{text}");
+        }
+        for beyond in [
+            ValueRef::Text(b"never"),
+            ValueRef::Text(b"\xff"),
+            ValueRef::Blob(b""),
+        ] {
+            let mark = place_behind(beyond);
+            assert_eq!((mark.at, mark.key), (Timestamp::MAX, i64::MAX));
+        }
+    }
+}
