@@ -67,7 +67,7 @@ impl Removed {
     }
 }
 
-/// A step that ended early.
+/// A step that ended early, or passed over what cannot be read.
 #[derive(Debug)]
 pub struct Failure {
     /// Which step.
@@ -93,8 +93,8 @@ pub struct UpkeepReport {
     pub batches: u64,
     /// The longest of them, the wait for the write lock included.
     pub longest_batch: Duration,
-    /// Steps that ended early, and tasks that could not be pruned: at most
-    /// [`UpkeepReport::FAILURES_MAX`] of them.
+    /// Steps that ended early, tasks that could not be pruned, and tables with
+    /// rows that cannot be read: at most [`UpkeepReport::FAILURES_MAX`] of them.
     pub failures: Vec<Failure>,
     /// How many failures there were.
     pub failed: u64,
