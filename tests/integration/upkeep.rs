@@ -12,11 +12,12 @@ use agentos_checkpoints::{CheckpointConfig, CheckpointManager, Resume, prune};
 use agentos_core::limits::PRUNE_BYTES_PER_BATCH;
 use agentos_core::{
     AppendCheckpoint, BoundedTable, CheckpointRule, CheckpointStorage, CheckpointType, Commit,
-    KeptFor, RecordVerification, Retention, RowRule, SequenceNumber, Storage, StorageError,
-    TaskStorage, Verification,
+    KeptFor, RecordVerification, Retention, RowRule, SequenceNumber, SetTaskStatus, Storage,
+    StorageError, TaskStatus, TaskStorage, Verification,
 };
 use agentos_recovery::{
-    Mode, Removed, Step, Upkeep, UpkeepConfig, UpkeepReport, run_upkeep, run_upkeep_with,
+    Mode, Removed, Step, Upkeep, UpkeepConfig, UpkeepReport, prune_rows, run_upkeep,
+    run_upkeep_with,
 };
 use agentos_store::sqlite::SqliteStore;
 use agentos_tests::{
@@ -761,4 +762,32 @@ fn resumable(store: &SqliteStore) -> Option<SequenceNumber> {
         .iter()
         .find(|summary| summary.snapshot.is_some() && summary.verification != Verification::Failed)
         .map(|summary| summary.sequence)
+}
+
+/// A task that is finished, and of which an open work item still speaks, stays
+/// whatever its age.
+#[test]
+fn a_task_with_open_work_stays() {
+    let store = fresh();
+    for task in ["open", "done"] {
+        store.create_task(new_task(task)).unwrap();
+        let cancelled = SetTaskStatus::new(task_id(task), TaskStatus::Cancelled);
+        store.commit(cancelled.into()).unwrap();
+    }
+    let connection = Connection::open(store.path()).unwrap();
+    let item = "INSERT INTO work_items (task_id, work_type, status, max_attempts, available_at,
+                    created_at, updated_at)
+                SELECT task_id, 't', 'pending', 1, created_at, created_at, created_at
+                FROM tasks WHERE task_id = 'open'";
+    connection.execute(item, []).unwrap();
+    let rule = RowRule {
+        max_age: None,
+        max_rows: Some(0),
+    };
+    let report = prune_rows(&*store, BoundedTable::FinishedTasks, &rule, Mode::Apply).unwrap();
+    assert!(report.is_complete(), "{report:?}");
+    assert_eq!(report.rows[&BoundedTable::FinishedTasks].rows, 1);
+    assert!(store.task(&task_id("open")).unwrap().is_some());
+    assert!(store.task(&task_id("done")).unwrap().is_none());
+    assert_eq!(store.inspect().unwrap().rows["work_items"], 1);
 }

@@ -257,15 +257,16 @@ impl<'p> Pass<'p> {
         }
         if self.mode == Mode::Apply {
             self.step(Step::Space, |pass| pass.space(pass.config.free_bytes_kept));
+            self.step(Step::Statistics, |pass| {
+                let storage = pass.storage;
+                pass.timed(|| storage.refresh_statistics())
+            });
+            // Last, since it has what the others wrote.
             self.step(Step::Log, |pass| {
                 let storage = pass.storage;
                 let log = pass.timed(|| storage.shorten_log())?;
                 pass.report.log = Some(log);
                 Ok(())
-            });
-            self.step(Step::Statistics, |pass| {
-                let storage = pass.storage;
-                pass.timed(|| storage.refresh_statistics())
             });
         }
         self.report
@@ -336,8 +337,9 @@ impl<'p> Pass<'p> {
                 }
             }
             match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(()),
+                // Also a walk over tasks of which nothing goes can be stopped.
+                Some(next) if self.mode == Mode::DryRun || self.between() => after = Some(next),
+                _ => return Ok(()),
             }
         }
     }
