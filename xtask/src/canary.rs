@@ -29,6 +29,16 @@ pub(crate) enum Canary {
     EarlySuccess,
     /// Keeps a part of its state in memory only, except at the end.
     ForgetState,
+    /// Commits its success apart from the last checkpoint and the answer.
+    SuccessApart,
+    /// Commits its answer's audit line apart from the last checkpoint and success.
+    AnswerApart,
+    /// Commits its answer once more when it is started after its success.
+    AnswerAgain,
+    /// Throws its state away on resume and works everything out again.
+    RedoOnResume,
+    /// Does the work of each iteration once before it says that it begins.
+    WorkTwice,
     /// Keeps the newest checkpoints of each task, whatever they are.
     PruneNewestOnly,
     /// Backs up by copying the main file alone.

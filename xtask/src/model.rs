@@ -8,7 +8,9 @@ mod tail;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use self::answer::{Facts, File, differences};
-pub(crate) use self::life::{executed, fraction_done, judge_life, judge_success, judge_work};
+pub(crate) use self::life::{
+    fraction_done, judge_life, judge_moments, judge_success, judge_work, judge_worked,
+};
 pub(crate) use self::tail::tail;
 
 /// An acknowledged or found checkpoint: its number and what identifies its

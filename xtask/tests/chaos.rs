@@ -267,6 +267,35 @@ fn an_agent_whose_last_words_are_not_written_is_caught() {
 }
 
 #[test]
+fn an_agent_that_works_everything_out_again_is_caught() {
+    is_caught("end-to-end", "redo-on-resume", "and worked on");
+}
+
+#[test]
+fn an_agent_that_works_before_it_says_so_is_caught() {
+    is_caught("end-to-end", "work-twice", "and worked on");
+}
+
+#[test]
+fn a_success_in_a_commit_of_its_own_is_caught() {
+    is_caught(
+        "end-to-end",
+        "success-apart",
+        "the success was committed at",
+    );
+}
+
+#[test]
+fn an_answer_in_a_commit_of_its_own_is_caught() {
+    is_caught("end-to-end", "answer-apart", "the answer was committed at");
+}
+
+#[test]
+fn an_agent_that_answers_again_after_its_success_is_caught() {
+    is_caught("end-to-end", "answer-again", "started after its success");
+}
+
+#[test]
 fn an_upkeep_that_keeps_the_newest_whatever_they_are_is_caught() {
     is_caught(
         "kill-during-upkeep",

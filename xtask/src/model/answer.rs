@@ -1,11 +1,15 @@
 //! The exact answer about some files, computed at once and from the files alone:
 //! neither step by step, as the agent does it, nor with anything that a database
-//! kept. Pure.
+//! kept. What a word is and how digests are linked is said here once more, and
+//! otherwise than the agent says it. Pure.
 
 use agentos_core::Digest;
 use serde_json::Value;
 
-use crate::victims::{Answer, FREQUENT, Tally, is_of_word, link};
+use crate::victims::{Answer, Tally};
+
+/// Words that the answer names.
+const NAMED: usize = 10;
 
 /// A file: its name and its bytes.
 pub(crate) type File = (String, Vec<u8>);
@@ -27,7 +31,7 @@ impl Facts<'_> {
             let mut begin = None;
             for (at, byte) in content.iter().enumerate() {
                 lines += u64::from(*byte == b'\n');
-                match (is_of_word(*byte), begin) {
+                match (in_a_word(*byte), begin) {
                     (true, None) => begin = Some(at),
                     (false, Some(from)) => {
                         all.push(&content[from..at]);
@@ -52,7 +56,7 @@ impl Facts<'_> {
             distinct: words.len() as u64,
             frequent: frequent(&words),
             digest: files.iter().fold(start, |before, (name, content)| {
-                link(&before, name, content)
+                linked(&before, name, content)
             }),
         };
         Facts { answer, words }
@@ -74,11 +78,27 @@ impl Facts<'_> {
     }
 }
 
+/// Whether words are made of this byte.
+fn in_a_word(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'A'..=b'Z' | b'_' | b'a'..=b'z')
+}
+
+/// The digest with one more file: of four texts in a row, each behind its length
+/// in eight bytes, the lowest first.
+fn linked(before: &str, name: &str, content: &[u8]) -> String {
+    let mut row = Vec::new();
+    for text in [b"end-to-end", before.as_bytes(), name.as_bytes(), content] {
+        row.extend_from_slice(&(text.len() as u64).to_le_bytes());
+        row.extend_from_slice(text);
+    }
+    Digest::of(&row).to_string()
+}
+
 /// Takes the largest again and again.
 fn frequent(words: &[(&[u8], u64)]) -> Vec<(String, u64)> {
     let mut left = words.to_vec();
     let mut taken = Vec::new();
-    while taken.len() < FREQUENT {
+    while taken.len() < NAMED {
         let largest = left
             .iter()
             .enumerate()

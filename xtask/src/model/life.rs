@@ -1,7 +1,7 @@
 //! What must be true of an agent that is killed and started again: what it says
 //! in each of its lives, how much it works, and when it has succeeded. Pure.
 
-use agentos_core::TaskStatus;
+use agentos_core::{TaskStatus, Timestamp};
 
 /// What an agent says that begins with iteration `next` of `last`; a payload
 /// may follow.
@@ -33,14 +33,23 @@ pub(crate) fn judge_life(lines: &[String], next: u64, last: u64, killed: bool) -
     broken
 }
 
-/// How many iterations were begun.
-pub(crate) fn executed(lines: &[String]) -> u64 {
-    let begun = |line: &&String| line.starts_with("begin ");
-    lines.iter().filter(begun).count() as u64
+/// Judges the work of one life, as it was counted where it is done: what the agent
+/// said that it begins, each once and in that order. A kill may have come between
+/// word and work.
+pub(crate) fn judge_worked(worked: &[u64], lines: &[String], killed: bool) -> Vec<String> {
+    let said = lines.iter().filter_map(|line| line.strip_prefix("begin "));
+    let begun: Vec<u64> = said.filter_map(|number| number.parse().ok()).collect();
+    let cut_off = begun.len().saturating_sub(usize::from(killed));
+    if worked == begun || worked == &begun[..cut_off] {
+        return Vec::new();
+    }
+    vec![format!(
+        "an agent said that it begins {begun:?} and worked on {worked:?}"
+    )]
 }
 
 /// Judges the work so far: each kill may cost the iteration that it fell into,
-/// and no more; and nothing is done that was not begun.
+/// and no more; and nothing is done that was not worked on.
 pub(crate) fn judge_work(done: u64, executed: u64, kills: u64) -> Vec<String> {
     if (done..=done + kills).contains(&executed) {
         return Vec::new();
@@ -76,6 +85,26 @@ pub(crate) fn judge_success(
         broken.push(format!(
             "the answer stands {answers} times in the audit at checkpoint {newest} of {last}"
         ));
+    }
+    broken
+}
+
+/// Judges when the last checkpoint, the answer and the success were committed: all
+/// rows of a commit carry one moment, and no other commit's rows carry it.
+pub(crate) fn judge_moments(
+    checkpoint: Timestamp,
+    answers: &[Timestamp],
+    successes: &[Timestamp],
+) -> Vec<String> {
+    let mut broken = Vec::new();
+    for (what, moments) in [("answer", answers), ("success", successes)] {
+        if *moments != [checkpoint] {
+            let moments: Vec<_> = moments.iter().map(|moment| moment.to_text()).collect();
+            broken.push(format!(
+                "the {what} was committed at {moments:?} and the last checkpoint at {}",
+                checkpoint.to_text()
+            ));
+        }
     }
     broken
 }
@@ -139,9 +168,43 @@ mod tests {
 
     #[test]
     fn a_kill_costs_one_iteration_at_most() {
-        assert_eq!(executed(&lines(LIFE)), 2);
         for (executed, sound) in [(9, false), (10, true), (13, true), (14, false)] {
             assert_eq!(judge_work(10, executed, 3).is_empty(), sound, "{executed}");
+        }
+    }
+
+    #[test]
+    fn work_is_what_was_begun_once_and_in_order() {
+        let life = lines(LIFE);
+        for (worked, said, killed, sound) in [
+            (&[2, 3][..], life.len(), false, true),
+            (&[2], life.len(), false, false),
+            (&[2], 7, true, true),
+            (&[2], 7, false, false),
+            (&[], 3, true, true),
+            (&[], 2, true, true),
+            (&[], 7, true, false),
+            (&[2, 2, 3], life.len(), false, false),
+            (&[1, 2], 6, true, false),
+            (&[2, 3], 6, true, false),
+            (&[3, 2], life.len(), false, false),
+        ] {
+            let broken = judge_worked(worked, &life[..said], killed);
+            assert_eq!(broken.is_empty(), sound, "{worked:?} {said}: {broken:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_committed_apart_is_noticed_by_its_moment() {
+        let [one, other] = [1, 2].map(Timestamp::from_unix_micros);
+        assert!(judge_moments(one, &[one], &[one]).is_empty());
+        for (answers, successes, wrong) in [
+            (&[other][..], &[one][..], 1),
+            (&[one], &[other], 1),
+            (&[one, one], &[one], 1),
+            (&[], &[], 2),
+        ] {
+            assert_eq!(judge_moments(one, answers, successes).len(), wrong);
         }
     }
 

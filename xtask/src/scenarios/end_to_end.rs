@@ -8,14 +8,17 @@
 //! finds out by itself where to go on, until it says that it is done. Its answer
 //! must be that of the first agent, and that of a count over the same files
 //! which knows neither agents nor databases. Success, answer and last checkpoint
-//! are one commit: after each kill all of them are there or none.
+//! are one commit: after each kill all of them are there or none, and they carry
+//! one moment. How much was worked is counted where the files are read. Once more
+//! started after its success, the agent says that it is done and leaves all as it
+//! is.
 
 use std::fs;
 use std::time::Duration;
 
 use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict, Victim};
 use agentos_checkpoints::ReadState;
-use agentos_core::{Stopwatch, TaskId, TaskStatus, TaskStorage};
+use agentos_core::{Audit, Stopwatch, Task, TaskId, TaskStatus, TaskStorage, Timestamp};
 use serde_json::Value;
 
 use super::lineage::Lineage;
@@ -24,9 +27,10 @@ use super::sources;
 use crate::canary::Canary;
 use crate::checks::Wreck;
 use crate::model::{
-    Facts, File, differences, executed, fraction_done, judge_life, judge_success, judge_work,
+    Facts, File, differences, fraction_done, judge_life, judge_moments, judge_success, judge_work,
+    judge_worked,
 };
-use crate::victims::{ANSWER_EVENT, Answer, Counter, Role, Tally, names, share, spec};
+use crate::victims::{ANSWER_EVENT, Answer, Counter, Role, Tally, WORKED_LOG, names, share, spec};
 
 const ITERATIONS: std::ops::RangeInclusive<u64> = 12..=24;
 const ITERATIONS_QUICK: std::ops::RangeInclusive<u64> = 10..=12;
@@ -113,18 +117,31 @@ fn read(folder: &std::path::Path) -> Fallible<Vec<File>> {
     names(folder)?.into_iter().map(file).collect()
 }
 
+/// The iterations whose files were read, as the agent's log has them.
+fn worked(log: &std::path::Path) -> Fallible<Vec<u64>> {
+    let text = match fs::read_to_string(log) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        read => read?,
+    };
+    let number = |line: &str| Ok(line.parse()?);
+    text.lines().map(number).collect()
+}
+
 /// One agent, in all of its lives: what is known so far.
 struct Story<'files> {
     counter: Counter,
     files: &'files [File],
     lineage: Lineage,
     kills: u64,
-    executed: u64,
+    /// The iterations whose files were read, in all lives, in order.
+    worked: Vec<u64>,
     /// How far the work was at each kill.
     kill_points: Vec<f64>,
     /// The last word of each agent that was killed.
     killed_after: Vec<String>,
-    status: Option<TaskStatus>,
+    /// The task and its audit lines after the last life.
+    task: Option<Task>,
+    audits: Vec<Audit>,
     answer: Option<Answer>,
 }
 
@@ -151,10 +168,11 @@ impl Story<'_> {
             files,
             lineage: Lineage::of(TaskId::new(TASK)?),
             kills: 0,
-            executed: 0,
+            worked: Vec::new(),
             kill_points: Vec::new(),
             killed_after: Vec::new(),
-            status: None,
+            task: None,
+            audits: Vec::new(),
             answer: None,
         })
     }
@@ -178,6 +196,15 @@ impl Story<'_> {
         // it is done.
         if self.answer.is_none() && outcome.verdict == Verdict::Passed {
             run.progress("the last agent finishes");
+            self.finish(run, outcome)?;
+        }
+        self.once_more(run, outcome)
+    }
+
+    /// One more life when all is done: it has nothing to do, and does nothing.
+    fn once_more(&mut self, run: &mut Run, outcome: &mut Outcome) -> Fallible<()> {
+        if self.is_done() && outcome.verdict == Verdict::Passed {
+            run.progress("an agent is started after the success");
             self.finish(run, outcome)?;
         }
         Ok(())
@@ -237,6 +264,7 @@ impl Story<'_> {
             lasted.push(stopwatch.elapsed());
         }
         self.end(run, victim, outcome)?;
+        self.once_more(run, outcome)?;
         lasted.sort();
         Ok(lasted[lasted.len() / 2])
     }
@@ -263,7 +291,10 @@ impl Story<'_> {
         };
         let last = self.counter.iterations;
         let mut broken = judge_life(lines, self.lineage.next, last, killed);
-        self.executed += executed(lines);
+        let before = self.worked.len();
+        self.worked = worked(&self.counter.work.join(WORKED_LOG))?;
+        let now = self.worked.get(before..).unwrap_or_default();
+        broken.extend(judge_worked(now, lines, killed));
         let acks = lines.iter().filter_map(|line| line.strip_prefix("ack "));
         self.lineage.heed(acks)?;
 
@@ -272,11 +303,13 @@ impl Story<'_> {
             .lineage
             .look(&wreck, outcome, &when, usize::from(killed))?;
         let mut done = 0;
+        let mut newest_at = None;
         let mut answers = Vec::new();
         if let Some(resumed) = resumed {
             let tally: Tally = resumed.checkpoint.state()?;
             done = tally.iteration;
             let newest = resumed.checkpoint.summary.sequence.get();
+            newest_at = Some(resumed.checkpoint.summary.created_at);
             if done != newest {
                 broken.push(format!("checkpoint {newest} is of iteration {done}"));
             }
@@ -291,8 +324,9 @@ impl Story<'_> {
                 ));
             }
         }
-        self.status = self.look_at_success(&wreck, done, &mut answers, &mut broken)?;
-        broken.extend(judge_work(done, self.executed, self.kills));
+        self.look_at_success(&wreck, done, newest_at, &mut answers, &mut broken)?;
+        let executed = self.worked.len() as u64;
+        broken.extend(judge_work(done, executed, self.kills));
         if !killed {
             let said = lines.last().and_then(|line| line.strip_prefix("done "));
             answers.push(serde_json::from_str(said.unwrap_or("null"))?);
@@ -317,25 +351,50 @@ impl Story<'_> {
     }
 
     fn look_at_success(
-        &self,
+        &mut self,
         wreck: &Wreck,
         done: u64,
+        newest_at: Option<Timestamp>,
         answers: &mut Vec<Value>,
         broken: &mut Vec<String>,
-    ) -> Fallible<Option<TaskStatus>> {
-        let task = TaskId::new(TASK)?;
-        let status = wreck.store.task(&task)?.map(|task| task.status);
-        let audits = wreck.store.audits(&task, None, AUDIT_ROWS)?.items;
-        let before = answers.len();
-        answers.extend(
-            audits
-                .into_iter()
-                .filter(|line| line.event == ANSWER_EVENT)
-                .map(|line| line.detail),
-        );
-        let count = answers.len() - before;
-        broken.extend(judge_success(done, self.counter.iterations, status, count));
-        Ok(status)
+    ) -> Fallible<()> {
+        let id = TaskId::new(TASK)?;
+        let task = wreck.store.task(&id)?;
+        let audits = wreck.store.audits(&id, None, AUDIT_ROWS)?.items;
+        let last = self.counter.iterations;
+        let (answered, others): (Vec<&Audit>, Vec<&Audit>) =
+            audits.iter().partition(|line| line.event == ANSWER_EVENT);
+        let status = task.as_ref().map(|task| task.status);
+        broken.extend(judge_success(done, last, status, answered.len()));
+        if let Some(newest_at) = newest_at.filter(|_| done == last) {
+            let to_success = Some(TaskStatus::Succeeded.as_str());
+            let successes = others
+                .iter()
+                .filter(|line| line.to.as_deref() == to_success);
+            let successes: Vec<_> = successes.map(|line| line.created_at).collect();
+            let answers: Vec<_> = answered.iter().map(|line| line.created_at).collect();
+            broken.extend(judge_moments(newest_at, &answers, &successes));
+        }
+        answers.extend(answered.iter().map(|line| line.detail.clone()));
+        if !audits.starts_with(&self.audits) {
+            broken.push("audit lines are gone or have changed".into());
+        }
+        // After the success there is nothing left to write.
+        let was_over = self.status() == Some(TaskStatus::Succeeded);
+        if was_over && (audits.len() != self.audits.len() || task != self.task) {
+            broken.push(format!(
+                "an agent that was started after its success changed its task: {} audit lines, {} before",
+                audits.len(),
+                self.audits.len()
+            ));
+        }
+        self.task = task;
+        self.audits = audits;
+        Ok(())
+    }
+
+    fn status(&self) -> Option<TaskStatus> {
+        self.task.as_ref().map(|task| task.status)
     }
 
     /// The answer in the last checkpoint, in the audit and in the agent's last
@@ -360,6 +419,7 @@ impl Story<'_> {
     }
 
     fn figures(self, outcome: &mut Outcome) {
+        let status = self.status().map_or("unknown", TaskStatus::as_str);
         let mut resumed_from = self.lineage.resumed_from;
         resumed_from.truncate(usize::try_from(self.kills).unwrap_or(usize::MAX));
         for fraction in self.kill_points {
@@ -367,11 +427,10 @@ impl Story<'_> {
         }
         outcome.metric("kills", self.kills);
         outcome.metric("iterations", self.counter.iterations);
-        outcome.metric("iterations_executed", self.executed);
+        outcome.metric("iterations_executed", self.worked.len());
         outcome.metric("resumed_from", resumed_from);
         outcome.metric("killed_after", self.killed_after);
         outcome.metric("unacknowledged", self.lineage.unacknowledged);
-        let status = self.status.map_or("unknown", TaskStatus::as_str);
         outcome.metric("status", status);
     }
 }

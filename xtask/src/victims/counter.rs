@@ -5,9 +5,13 @@
 //! artifact as evidence. The last commit holds the last checkpoint, the answer
 //! and the success of the task together. Started again, it finds out by itself
 //! where to go on.
+//!
+//! Where the files of an iteration are read, and nowhere else, a line is added to
+//! a log: how much was worked is counted there, whatever the agent says.
 
 use std::error::Error;
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +31,9 @@ use crate::canary::Canary;
 
 /// The event under which the answer stands in the audit.
 pub(crate) const ANSWER_EVENT: &str = "answer";
+/// The log of the work, in the counter's folder: a line with the iteration's
+/// number whenever the files of an iteration are read.
+pub(crate) const WORKED_LOG: &str = "worked.log";
 
 /// The role of a counter.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -65,23 +72,34 @@ impl Counter {
                 if self.canary == Some(Canary::DoubleCount) {
                     self.work_on(&names, tally.iteration, &mut tally)?;
                 }
+                if self.canary == Some(Canary::RedoOnResume) {
+                    tally = self.redo(&names, tally.iteration)?;
+                }
                 tally
             }
             _ => Tally::start(),
         };
+        if self.canary == Some(Canary::AnswerAgain) && status == TaskStatus::Succeeded {
+            store.commit(answer_line(&task, &tally)?.into())?;
+        }
         say(&format!("start {}", tally.iteration + 1))?;
         while tally.iteration < self.iterations {
             let iteration = tally.iteration + 1;
+            if self.canary == Some(Canary::WorkTwice) {
+                self.work_on(&names, iteration, &mut tally.clone())?;
+            }
             say(&format!("begin {iteration}"))?;
             self.work_on(&names, iteration, &mut tally)?;
             tally.iteration = iteration;
             let artifact = artifact_of(iteration);
             self.write(&artifact, &serde_json::to_vec(&tally.answer())?)?;
             say(&format!("prepare {iteration}"))?;
-            let (commit, digest) = self.commit_of(&checkpoints, &task, &tally, &artifact)?;
+            let (commits, digest) = self.commits_of(&checkpoints, &task, &tally, &artifact)?;
             say(&format!("commit {iteration}"))?;
             if self.canary != Some(Canary::AckWithoutWrite) || !iteration.is_multiple_of(3) {
-                store.commit(commit)?;
+                for commit in commits {
+                    store.commit(commit)?;
+                }
             }
             say(&format!("ack {iteration} {digest}"))?;
         }
@@ -96,20 +114,35 @@ impl Counter {
         iteration: u64,
         tally: &mut Tally,
     ) -> Result<(), Box<dyn Error>> {
+        let log = self.work.join(WORKED_LOG);
+        let mut log = OpenOptions::new().create(true).append(true).open(log)?;
+        // One call, so that a kill leaves a line or none.
+        log.write_all(format!("{iteration}\n").as_bytes())?;
         for name in &names[share(names.len(), iteration, self.iterations)] {
             tally.add(name, &fs::read(self.input.join(name))?);
         }
         Ok(())
     }
 
-    /// All that an iteration has to keep, as one commit, and the state's digest.
-    fn commit_of(
+    /// The state after some iterations, worked out from the files again.
+    fn redo(&self, names: &[String], iterations: u64) -> Result<Tally, Box<dyn Error>> {
+        let mut tally = Tally::start();
+        for iteration in 1..=iterations {
+            self.work_on(names, iteration, &mut tally)?;
+        }
+        tally.iteration = iterations;
+        Ok(tally)
+    }
+
+    /// All that an iteration has to keep, and the state's digest: one commit, unless
+    /// this agent is broken.
+    fn commits_of(
         &self,
         checkpoints: &CheckpointManager,
         task: &TaskId,
         tally: &Tally,
         artifact: &Path,
-    ) -> Result<(Commit, Digest), Box<dyn Error>> {
+    ) -> Result<(Vec<Commit>, Digest), Box<dyn Error>> {
         let last = tally.iteration == self.iterations;
         let mut kept = tally.clone();
         if self.canary == Some(Canary::ForgetState) && !last {
@@ -118,26 +151,34 @@ impl Counter {
         let mut new = NewCheckpoint::new(task.clone(), CheckpointType::IterationEnd)
             .state(&kept)?
             .evidence(Pack::all([Evidence::file(artifact)]));
-        let answer = serde_json::to_value(tally.answer())?;
         if last {
-            new = new.metadata(answer.clone());
+            new = new.metadata(serde_json::to_value(tally.answer())?);
         }
         let part = checkpoints.prepare(new)?;
         let digest = part.snapshot.as_ref().map(Snapshot::digest);
         let mut commit = Commit::new().part(part);
-        if last {
-            let line = AuditLine::new(task.clone(), ANSWER_EVENT).detail(answer);
-            commit = commit.part(line);
+        let mut apart = Commit::new();
+        if last && self.canary == Some(Canary::AnswerApart) {
+            apart = apart.part(answer_line(task, tally)?);
+        } else if last {
+            commit = commit.part(answer_line(task, tally)?);
         }
         let success_at = match self.canary {
             Some(Canary::EarlySuccess) => self.iterations / 2,
             _ => self.iterations,
         };
         if tally.iteration == success_at {
-            let success = SetTaskStatus::new(task.clone(), TaskStatus::Succeeded);
-            commit = commit.part(success.reason("all files are counted"));
+            let success = SetTaskStatus::new(task.clone(), TaskStatus::Succeeded)
+                .reason("all files are counted");
+            if self.canary == Some(Canary::SuccessApart) {
+                apart = apart.part(success);
+            } else {
+                commit = commit.part(success);
+            }
         }
-        Ok((commit, digest.ok_or("no state")?))
+        let mut commits = vec![commit, apart];
+        commits.retain(|commit| !commit.parts().is_empty());
+        Ok((commits, digest.ok_or("no state")?))
     }
 
     /// Written under another name first, so that under its own name an artifact
@@ -148,6 +189,12 @@ impl Counter {
         fs::write(&part, content)?;
         Ok(fs::rename(part, path)?)
     }
+}
+
+/// The audit line that keeps the answer.
+fn answer_line(task: &TaskId, tally: &Tally) -> Result<AuditLine, Box<dyn Error>> {
+    let answer = serde_json::to_value(tally.answer())?;
+    Ok(AuditLine::new(task.clone(), ANSWER_EVENT).detail(answer))
 }
 
 /// The artifact of an iteration, relative to the counter's folder.

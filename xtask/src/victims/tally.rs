@@ -11,7 +11,7 @@ use agentos_core::{Digest, DigestBuilder};
 use serde::{Deserialize, Serialize};
 
 /// Words in the answer.
-pub(crate) const FREQUENT: usize = 10;
+const FREQUENT: usize = 10;
 
 /// What is known about the files so far.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -98,12 +98,12 @@ impl Tally {
 }
 
 /// Whether a byte is part of a word.
-pub(crate) fn is_of_word(byte: u8) -> bool {
+fn is_of_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_'
 }
 
 /// The digest after one more file.
-pub(crate) fn link(before: &str, name: &str, content: &[u8]) -> String {
+fn link(before: &str, name: &str, content: &[u8]) -> String {
     DigestBuilder::new("end-to-end")
         .bytes(before.as_bytes())
         .bytes(name.as_bytes())
