@@ -41,6 +41,8 @@ pub(crate) enum Canary {
     WorkTwice,
     /// Keeps the newest checkpoints of each task, whatever they are.
     PruneNewestOnly,
+    /// Removes all audit lines and evidence results with each upkeep.
+    PruneChildren,
     /// Backs up by copying the main file alone.
     CopyMainFile,
 }

@@ -11,7 +11,7 @@ pub(crate) use self::answer::{Facts, File, differences};
 pub(crate) use self::life::{
     fraction_done, judge_life, judge_moments, judge_success, judge_work, judge_worked,
 };
-pub(crate) use self::tail::tail;
+pub(crate) use self::tail::{kept_lines, tail};
 
 /// An acknowledged or found checkpoint: its number and what identifies its
 /// content.

@@ -309,6 +309,30 @@ fn a_backup_of_the_main_file_alone_is_caught() {
     is_caught("kill-during-upkeep", "copy-main-file", "in the backup");
 }
 
+#[test]
+fn an_upkeep_that_removes_audit_lines_and_evidence_results_is_caught() {
+    let reasons = ["one of the newest 20", "has the evidence results []"];
+    for reason in reasons {
+        is_caught("kill-during-upkeep", "prune-children", reason);
+    }
+}
+
+/// Goal: kills fall inside upkeep, backups and migrations, and are not only sent.
+/// Method: the figures of a short and a long run.
+#[test]
+fn most_openers_of_an_old_file_are_killed_on_the_way() {
+    for (quick, kills, migrations) in [(None, 6, 6), (Some("--quick"), 3, 3)] {
+        let mut arguments = vec!["chaos", "21", "--seed", "31", "--json", "-"];
+        arguments.extend(quick);
+        let report = json(&run(&arguments));
+        let scenario = &report["scenarios"][0];
+        assert_eq!(scenario["verdict"], "passed", "{report}");
+        let figure = |name: &str| scenario["metrics"][name].as_u64().unwrap();
+        assert_eq!((figure("kills"), figure("migrations")), (kills, migrations));
+        assert!(figure("migrations_killed") >= 1, "{report}");
+    }
+}
+
 /// Processes, by id, whose environment names `marker`, which they inherit.
 fn processes_about(marker: &str) -> Vec<String> {
     let mut found = Vec::new();

@@ -1,4 +1,7 @@
-//! What must be true of a task whose old checkpoints are pruned.
+//! What must be true of a task whose old checkpoints are pruned, and of audit
+//! lines of which the newest are kept.
+
+use super::Numbered;
 
 /// Judges the numbers that are found, oldest first. What was acknowledged has not
 /// been outrun by pruning: the newest `kept` are there without a gap, and so is
@@ -29,9 +32,52 @@ pub(crate) fn tail(found: &[u64], acked: u64, kept: u64, must: Option<u64>) -> V
     broken
 }
 
+/// Judges the lines that are found, given those that were once written: none has
+/// changed, and none of the newest `kept` is gone.
+pub(crate) fn kept_lines(written: &[Numbered], found: &[Numbered], kept: u64) -> Vec<String> {
+    let numbers = written.iter().chain(found).map(|(number, _)| *number);
+    let newest = numbers.max().unwrap_or(0);
+    let mut broken = Vec::new();
+    for (number, line) in written {
+        let same = |other: &&Numbered| other.0 == *number;
+        match found.iter().find(same) {
+            Some((_, other)) if other != line => {
+                broken.push(format!("audit line {number} was {line} and is {other}"));
+            }
+            None if newest - number < kept => broken.push(format!(
+                "audit line {number} is gone, one of the newest {kept}"
+            )),
+            Some(_) | None => {}
+        }
+    }
+    broken
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_newest_lines_stay_as_they_were() {
+        let lines = |numbers: &[u64]| -> Vec<Numbered> {
+            let line = |number: &u64| (*number, format!("line {number}"));
+            numbers.iter().map(line).collect()
+        };
+        let written = lines(&[1, 2, 3, 4, 5]);
+        for found in [&[1, 2, 3, 4, 5][..], &[2, 3, 4, 5], &[3, 4, 5], &[4, 5, 6]] {
+            assert!(kept_lines(&written, &lines(found), 3).is_empty());
+        }
+        assert!(kept_lines(&written[..2], &lines(&[1, 2]), 3).is_empty());
+        for (found, wrong) in [(&[][..], 3), (&[4, 5], 1), (&[1, 2, 3, 4], 1), (&[3, 5], 1)] {
+            let broken = kept_lines(&written, &lines(found), 3);
+            assert_eq!(broken.len(), wrong, "{broken:?}");
+            assert!(broken[0].contains("is gone"), "{broken:?}");
+        }
+        let mut changed = lines(&[2, 3, 4, 5]);
+        changed[0].1.clear();
+        let broken = kept_lines(&written, &changed, 3);
+        assert!(broken[0].contains("was line 2 and is"), "{broken:?}");
+    }
 
     #[test]
     fn the_newest_and_what_must_stay_are_sound() {

@@ -6,7 +6,8 @@
 //! Method: a janitor runs the upkeep and a backup in turns while a thread of it
 //! appends. It is killed at a seeded fraction of either, as long as that lasts
 //! undisturbed. One task can be resumed from its first checkpoint alone, another
-//! has a lease on an old one. A file of the first schema version is brought
+//! has a lease on an old one. What stays must be what was written, row by row, in
+//! the store and in its backup. A file of the first schema version is brought
 //! forward by victims that are killed on the way.
 
 use std::fs;
@@ -15,14 +16,11 @@ use std::time::Duration;
 
 use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Transcript, Verdict, Victim};
 use agentos_checkpoints::Resume;
-use agentos_core::{
-    AppendCheckpoint, CheckpointStorage, CheckpointType, Codec, Commit, NewTask, Snapshot,
-    Stopwatch, Storage, TaskId, Verification,
-};
+use agentos_core::{CheckpointStorage, Stopwatch, TaskId};
 use agentos_recovery::{Mode, run_upkeep};
-use agentos_store::sqlite::{Config, SqliteStore, inspect};
-use rusqlite::Connection;
+use agentos_store::sqlite::{Config, Inspection, SqliteStore, inspect};
 
+use super::tidied::{BUSY, HELD, LEASED, PREPARED, Rows, STUCK, judge_content, prepare};
 use crate::canary::Canary;
 use crate::checks::Wreck;
 use crate::model::tail;
@@ -30,17 +28,13 @@ use crate::victims::{Janitor, KEPT, Role, retention, spec};
 
 const KILLS: u64 = 6;
 const KILLS_QUICK: u64 = 3;
-const MIGRATIONS: u64 = 3;
+const MIGRATIONS: u64 = 6;
+const MIGRATIONS_QUICK: u64 = 3;
+/// Undisturbed openings of an old file, to know how long one lasts.
+const OPENINGS: usize = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// A kill may also come a little after what it is aimed at.
 const OFFSET_PERCENT_MAX: u64 = 110;
-/// What opening an old file takes, about.
-const MIGRATION_MAX: Duration = Duration::from_millis(12);
-/// The checkpoint that a lease works from.
-const LEASED: u64 = 3;
-const BUSY: &str = "busy";
-const STUCK: &str = "stuck";
-const HELD: &str = "held";
 
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
     let goal = "killed inside upkeep, backup or migration, the file is sound and nothing is lost";
@@ -58,6 +52,8 @@ enum Phase {
 
 struct Story {
     janitor: Janitor,
+    /// What was prepared and must stay.
+    prepared: Rows,
     acked: u64,
     /// What was acknowledged when the newest complete backup was begun.
     copied: Option<u64>,
@@ -65,6 +61,9 @@ struct Story {
     upkeep: Duration,
     backup: Duration,
     kills: u64,
+    migrations: u64,
+    /// Openers of an old file that were killed before they had ended.
+    migrations_killed: u64,
     outcome: Outcome,
 }
 
@@ -78,14 +77,17 @@ impl Story {
             task: BUSY.into(),
             canary,
         };
-        prepare(&janitor.db)?;
+        let prepared = prepare(&janitor.db)?;
         let story = Story {
             janitor,
+            prepared,
             acked: 0,
             copied: None,
             upkeep: Duration::ZERO,
             backup: Duration::ZERO,
             kills: 0,
+            migrations: 0,
+            migrations_killed: 0,
             outcome: Outcome::passed(),
         };
         Ok(story)
@@ -97,6 +99,9 @@ impl Story {
         self.outcome.metric("acked", self.acked);
         self.outcome.metric("upkeep_ms", millis(self.upkeep));
         self.outcome.metric("backup_ms", millis(self.backup));
+        self.outcome.metric("migrations", self.migrations);
+        self.outcome
+            .metric("migrations_killed", self.migrations_killed);
         self.outcome.after(result)
     }
 
@@ -111,9 +116,37 @@ impl Story {
         if self.outcome.verdict == Verdict::Passed {
             self.finish()?;
         }
-        for _ in 0..MIGRATIONS {
+        if self.outcome.verdict == Verdict::Passed {
+            self.migrations(run)?;
+        }
+        Ok(())
+    }
+
+    /// Old files are brought forward: the kills are spread over an opening.
+    fn migrations(&mut self, run: &mut Run) -> Fallible<()> {
+        fs::copy(fixture(), old_file(run))?;
+        let before = inspect(&old_file(run))?;
+        let mut lasted = Vec::new();
+        for _ in 0..OPENINGS {
+            let mut opener = start_opener(run)?;
+            let watch = Stopwatch::start();
+            wait(&mut opener, "opened")?;
+            lasted.push(watch.elapsed());
+            opener.wait_for_exit(PATIENCE)?;
+            forget_old_file(run);
+        }
+        lasted.sort();
+        let opening = lasted[OPENINGS / 2];
+        let migrations = if run.quick() {
+            MIGRATIONS_QUICK
+        } else {
+            MIGRATIONS
+        };
+        for number in 0..migrations {
             run.progress("an old file is brought forward");
-            self.migrate(run)?;
+            let part = |number| 1000 * number / migrations;
+            let permille = run.rng.between(part(number), part(number + 1) - 1);
+            self.migrate(run, &before, opening * u32::try_from(permille)? / 1000)?;
         }
         Ok(())
     }
@@ -127,10 +160,12 @@ impl Story {
         let mut victim = self.start(run)?;
         wait(&mut victim, "upkeep 2")?;
         let watch = Stopwatch::start();
-        wait(&mut victim, "backup 2")?;
+        wait(&mut victim, "tidied 2")?;
         self.upkeep = watch.elapsed();
+        wait(&mut victim, "backup 2")?;
+        let watch = Stopwatch::start();
         wait(&mut victim, "done 2")?;
-        self.backup = watch.elapsed().saturating_sub(self.upkeep);
+        self.backup = watch.elapsed();
         let transcript = victim.kill()?;
         self.heed(&transcript)?;
         self.look("after the first round")
@@ -217,14 +252,24 @@ impl Story {
         for check in wreck.store.doctor()?.refusals() {
             outcome.violate(format!("{when}: {}", check.detail));
         }
+        for broken in self.prepared.judge(&Rows::read(db)?) {
+            outcome.violate(format!("{when}: {broken}"));
+        }
         let mut newest = 0;
         for task in [BUSY, STUCK, HELD] {
             let id = TaskId::new(task)?;
-            let numbers: Vec<u64> = wreck
-                .all(&id)?
+            let all = wreck.all(&id)?;
+            let numbers: Vec<u64> = all
                 .iter()
                 .map(|checkpoint| checkpoint.summary.sequence.get())
                 .collect();
+            for checkpoint in &all {
+                let number = checkpoint.summary.sequence;
+                let results = wreck.store.evidence_results(&id, number)?;
+                for broken in judge_content(task, checkpoint, &results) {
+                    outcome.violate(format!("{when}: {task}: {broken}"));
+                }
+            }
             let must = match task {
                 STUCK => Some(1),
                 HELD => Some(LEASED),
@@ -271,17 +316,12 @@ impl Story {
     }
 
     /// A file of version 1, and a victim that is killed while it opens it.
-    fn migrate(&mut self, run: &mut Run) -> Fallible<()> {
-        let db = run.dir().join("old.db");
-        fs::copy(fixture(), &db)?;
-        let before = inspect(&db)?;
-        let mut role = self.janitor.clone();
-        role.db.clone_from(&db);
-        role.canary = None;
-        let offset = run.rng.duration_between(Duration::ZERO, MIGRATION_MAX);
-        let mut victim = run.start(&spec("opener", &Role::Open { db: db.clone() })?)?;
-        wait(&mut victim, "open")?;
-        let killed = victim.kill_after(offset)?.killed;
+    fn migrate(&mut self, run: &mut Run, before: &Inspection, offset: Duration) -> Fallible<()> {
+        let db = old_file(run);
+        let transcript = start_opener(run)?.kill_after(offset)?;
+        let killed = transcript.killed && !transcript.lines.iter().any(|line| line == "opened");
+        self.migrations += 1;
+        self.migrations_killed += u64::from(killed);
         let store = SqliteStore::open(Config::at(&db))?;
         let after = store.inspect()?;
         self.outcome.check(
@@ -307,59 +347,30 @@ impl Story {
             format!("the old file, killed: {killed}: {problems:?}")
         });
         store.close();
-        for suffix in ["", "-wal", "-shm", ".wlock", ".wturn", ".agentos-ballast"] {
-            let mut path = db.clone().into_os_string();
-            path.push(suffix);
-            let _ = fs::remove_file(path);
-        }
+        forget_old_file(run);
         Ok(())
     }
 }
 
-/// Checkpoints of the tasks that are prepared.
-const PREPARED: u64 = 60;
+fn old_file(run: &Run) -> PathBuf {
+    run.dir().join("old.db")
+}
 
-/// A store with a task that can be resumed from its first checkpoint alone, one
-/// with a lease on an old checkpoint, and one for the janitor's thread.
-fn prepare(db: &Path) -> Fallible<()> {
-    let store = SqliteStore::open(Config::at(db))?;
-    for task in [BUSY, STUCK, HELD] {
-        store.create_task(NewTask::new(TaskId::new(task)?, "tidied up"))?;
+/// A victim that opens a file of version 1, about to do so.
+fn start_opener(run: &mut Run) -> Fallible<Victim> {
+    let db = old_file(run);
+    fs::copy(fixture(), &db)?;
+    let mut opener = run.start(&spec("opener", &Role::Open { db })?)?;
+    wait(&mut opener, "open")?;
+    Ok(opener)
+}
+
+fn forget_old_file(run: &Run) {
+    for suffix in ["", "-wal", "-shm", ".wlock", ".wturn", ".agentos-ballast"] {
+        let mut path = old_file(run).into_os_string();
+        path.push(suffix);
+        let _ = fs::remove_file(path);
     }
-    for number in 1..=PREPARED {
-        let checkpoint = |task, state: bool, verification| -> Fallible<AppendCheckpoint> {
-            let checkpoint_type = if state {
-                CheckpointType::IterationEnd
-            } else {
-                CheckpointType::ErrorBoundary
-            };
-            let snapshot = state.then(|| Snapshot::new(Codec::Raw, 1, vec![7; 3000]));
-            Ok(AppendCheckpoint {
-                snapshot,
-                verification,
-                ..AppendCheckpoint::new(TaskId::new(task)?, checkpoint_type)
-            })
-        };
-        store.commit(
-            Commit::new()
-                .part(checkpoint(STUCK, number == 1, Verification::Unverified)?)
-                .part(checkpoint(HELD, true, Verification::Unverified)?),
-        )?;
-    }
-    store.close();
-    // No API makes leases yet.
-    let connection = Connection::open(db)?;
-    connection.execute_batch(&format!(
-        "INSERT INTO work_items (task_id, work_type, status, max_attempts, available_at,
-             created_at, updated_at, checkpoint_sequence)
-         SELECT task_id, 'work', 'pending', 3, created_at, created_at, created_at, {LEASED}
-         FROM tasks WHERE task_id = '{HELD}';
-         UPDATE work_items SET status = 'in_progress', lease_holder = 'w',
-             lease_incarnation = 'i', lease_boot_id = 'b', lease_deadline_us = 1,
-             lease_acquired_at = '2026-01-01 00:00:00.000000',
-             lease_expires_at = '2026-01-01 00:01:00.000000';"
-    ))?;
-    Ok(())
 }
 
 fn wait(victim: &mut Victim, line: &str) -> Fallible<()> {

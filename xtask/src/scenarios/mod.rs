@@ -7,6 +7,7 @@ mod kill_during_upkeep;
 mod lineage;
 mod plan;
 mod sources;
+mod tidied;
 
 use agentos_chaos::Scenario;
 

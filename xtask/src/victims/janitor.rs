@@ -1,15 +1,17 @@
 //! A process that tidies up a store without an end: upkeep, then a backup, then
 //! upkeep again. A thread of it appends meanwhile, so that there is always
-//! something to tidy up. It says what it begins and what it has ended.
+//! something to tidy up, and before each backup something that upkeep has not seen.
+//! It says what it begins and what it has ended.
 
 use std::error::Error;
 use std::path::PathBuf;
+use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use agentos_core::{
-    AppendCheckpoint, CheckpointRule, CheckpointType, Codec, Retention, RowRule, Snapshot, Storage,
-    TaskId,
+    AppendCheckpoint, CheckpointRule, CheckpointStorage, CheckpointType, Codec, EvidenceOutcome,
+    EvidenceResult, Retention, RowRule, Snapshot, Storage, TaskId, Timestamp,
 };
 use agentos_process::CommandSpec;
 use agentos_recovery::{Mode, run_upkeep};
@@ -23,7 +25,10 @@ use crate::canary::Canary;
 /// Checkpoints of each task that its rule keeps.
 pub(crate) const KEPT: u32 = 5;
 /// Audit lines that its rule keeps.
-const AUDITS_KEPT: u64 = 20;
+pub(crate) const AUDITS_KEPT: u64 = 20;
+/// Checkpoints that are acknowledged between an upkeep and the backup after it:
+/// they stand in the log alone.
+const APPENDS_BETWEEN: u64 = 3;
 
 /// The role of a janitor.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -56,14 +61,15 @@ impl Janitor {
         let config = Config::at(&self.db).busy_timeout(Duration::from_secs(30));
         let store = SqliteStore::open(config)?;
         let task = TaskId::new(&self.task)?;
+        let acked = Acked::default();
         thread::scope(|scope| {
-            scope.spawn(|| end_with(append(&store, &task)));
-            end_with(self.tidy(&store));
+            scope.spawn(|| end_with(append(&store, &task, &acked)));
+            end_with(self.tidy(&store, &acked));
         });
         Ok(())
     }
 
-    fn tidy(&self, store: &SqliteStore) -> Result<(), Box<dyn Error>> {
+    fn tidy(&self, store: &SqliteStore, acked: &Acked) -> Result<(), Box<dyn Error>> {
         for round in 1_u64.. {
             say(&format!("upkeep {round}"))?;
             if self.canary == Some(Canary::PruneNewestOnly) {
@@ -74,6 +80,12 @@ impl Janitor {
                     return Err(failure.error.into());
                 }
             }
+            if self.canary == Some(Canary::PruneChildren) {
+                let sql = "DELETE FROM task_audits; DELETE FROM evidence_results;";
+                self.connect()?.execute_batch(sql)?;
+            }
+            say(&format!("tidied {round}"))?;
+            acked.wait_for_more(APPENDS_BETWEEN);
             say(&format!("backup {round}"))?;
             if self.canary == Some(Canary::CopyMainFile) {
                 let copy = CommandSpec::new("cp").arg(&self.db).arg(&self.copy);
@@ -88,34 +100,91 @@ impl Janitor {
 
     /// Keeps the newest of each task, whatever they are.
     fn prune_newest_only(&self) -> rusqlite::Result<()> {
-        let connection = Connection::open(&self.db)?;
-        connection.busy_timeout(Duration::from_secs(30))?;
         let sql = "DELETE FROM checkpoints WHERE sequence_number <= (
                        SELECT last_sequence - ?1 FROM checkpoint_counters c
                        WHERE c.task_id = checkpoints.task_id)";
-        connection.execute(sql, [KEPT]).map(drop)
+        self.connect()?.execute(sql, [KEPT]).map(drop)
+    }
+
+    /// A way into the file that is not the store's.
+    fn connect(&self) -> rusqlite::Result<Connection> {
+        let connection = Connection::open(&self.db)?;
+        connection.busy_timeout(Duration::from_secs(30))?;
+        Ok(connection)
     }
 }
 
-/// Appends without an end; acknowledges each number.
-fn append(store: &SqliteStore, task: &TaskId) -> Result<(), Box<dyn Error>> {
-    for count in 0_u32.. {
-        let checkpoint = AppendCheckpoint {
-            snapshot: Some(Snapshot::new(Codec::Raw, 1, state(count))),
-            ..AppendCheckpoint::new(task.clone(), CheckpointType::IterationEnd)
-        };
-        let receipt = store.commit(checkpoint.into())?;
+/// How many checkpoints the thread has acknowledged.
+#[derive(Default)]
+struct Acked {
+    count: Mutex<u64>,
+    grown: Condvar,
+}
+
+impl Acked {
+    fn one_more(&self) {
+        *self.count.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.grown.notify_all();
+    }
+
+    /// Waits until so many more were acknowledged. An error of the thread ends the
+    /// process, and this with it.
+    fn wait_for_more(&self, more: u64) {
+        let mut count = self.count.lock().unwrap_or_else(PoisonError::into_inner);
+        let enough = *count + more;
+        while *count < enough {
+            count = self
+                .grown
+                .wait(count)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+/// Appends without an end, each checkpoint with what follows from its number;
+/// acknowledges each.
+fn append(store: &SqliteStore, task: &TaskId, acked: &Acked) -> Result<(), Box<dyn Error>> {
+    let newest = store.checkpoints(task, None, 1)?;
+    let newest = newest.first().map_or(0, |found| found.sequence.get());
+    for number in newest + 1.. {
+        let receipt = store.commit(numbered(task.clone(), number).into())?;
         for appended in receipt.appended() {
-            say(&format!("ack {}", appended.sequence))?;
+            if appended.sequence.get() != number {
+                return Err(format!("{number} was given {}", appended.sequence).into());
+            }
+            say(&format!("ack {number}"))?;
+            acked.one_more();
         }
     }
     Ok(())
 }
 
-/// A state of a size that changes, so that pages are filled and freed.
-fn state(count: u32) -> Vec<u8> {
-    let bytes = 200 + (count as usize * 977) % 9000;
-    count
+/// Checkpoint `number` of a task: its content follows from the number.
+pub(crate) fn numbered(task: TaskId, number: u64) -> AppendCheckpoint {
+    AppendCheckpoint {
+        snapshot: Some(Snapshot::new(Codec::Raw, 1, state(number))),
+        results: results(number),
+        ..AppendCheckpoint::new(task, CheckpointType::IterationEnd)
+    }
+}
+
+/// What the evidence of checkpoint `number` said.
+pub(crate) fn results(number: u64) -> Vec<EvidenceResult> {
+    let result = |item| EvidenceResult {
+        item,
+        kind: "numbered".into(),
+        outcome: EvidenceOutcome::Passed,
+        reason: Some(format!("{number}, {item}")),
+        checked_at: Timestamp::from_unix_micros(0),
+    };
+    vec![result(0), result(1)]
+}
+
+/// The state of checkpoint `number`, of a size that changes, so that pages are
+/// filled and freed.
+pub(crate) fn state(number: u64) -> Vec<u8> {
+    let bytes = 200 + (number as usize * 977) % 9000;
+    number
         .to_le_bytes()
         .into_iter()
         .cycle()

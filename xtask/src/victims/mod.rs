@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::agent::{Agent, LINES_PER_ITERATION, Progress, artifact_of, input_lines};
 pub(crate) use self::appender::{Appender, State};
 pub(crate) use self::counter::{ANSWER_EVENT, Counter, WORKED_LOG, names};
-pub(crate) use self::janitor::{Janitor, KEPT, retention};
+pub(crate) use self::janitor::{AUDITS_KEPT, Janitor, KEPT, numbered, results, retention, state};
 pub(crate) use self::loader::{Loader, ack_path, newest_ack};
 pub(crate) use self::reader::Reader;
 pub(crate) use self::tally::{Answer, Tally, share};
