@@ -317,10 +317,10 @@ fn an_upkeep_that_removes_audit_lines_and_evidence_results_is_caught() {
     }
 }
 
-/// Goal: kills fall inside upkeep, backups and migrations, and are not only sent.
-/// Method: the figures of a short and a long run.
+/// Goal: kills fall inside migrations, and are not only sent. Method: the figures
+/// of a long and a short run.
 #[test]
-fn most_openers_of_an_old_file_are_killed_on_the_way() {
+fn openers_of_an_old_file_are_killed_on_the_way() {
     for (quick, kills, migrations) in [(None, 6, 6), (Some("--quick"), 3, 3)] {
         let mut arguments = vec!["chaos", "21", "--seed", "31", "--json", "-"];
         arguments.extend(quick);
