@@ -82,7 +82,14 @@ fn tell_all(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fal
             canary,
             &files,
         )?;
-        story.tell(run, &plan, iteration, outcome)?;
+        // It is killed also where the agent in peace was found broken already, so
+        // that the evidence has both.
+        let mut own = Outcome::passed();
+        let told = story.tell(run, &plan, iteration, &mut own);
+        for reason in own.reasons {
+            outcome.violate(reason);
+        }
+        told?;
         let enough = story.kills >= KILLS_MIN || outcome.verdict != Verdict::Passed;
         if enough || attempt == ATTEMPTS {
             break story;
