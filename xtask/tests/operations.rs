@@ -128,7 +128,13 @@ fn a_short_soak_stays_within_its_bounds() {
     );
     let report: Value = serde_json::from_slice(&finished.stdout).unwrap();
     let metrics = &report["scenarios"][0]["metrics"];
-    for figure in ["kills", "commits", "pruned", "file_mib", "descriptors"] {
+    for figure in ["kills", "commits", "pruned", "reads"] {
         assert!(metrics[figure].as_u64().unwrap() > 0, "{figure}: {metrics}");
+    }
+    for figure in ["file_bytes", "log_bytes", "descriptors", "memory_bytes"] {
+        assert!(
+            metrics[figure][0].as_u64().unwrap() > 0,
+            "{figure}: {metrics}"
+        );
     }
 }
