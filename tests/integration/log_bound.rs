@@ -24,6 +24,15 @@ fn open(directory: &tempfile::TempDir) -> SqliteStore {
     store
 }
 
+/// Ends the other threads of a test, also when it fails.
+struct End<'t>(&'t AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
 /// Goal: a reader that never ends cannot fill the disk. Method: a process reads
 /// and does not end, the store commits until it is refused; then the reader is
 /// killed.
@@ -105,6 +114,7 @@ fn readers_that_overlap_without_a_gap_do_not_make_it_grow() {
     let end = AtomicBool::new(false);
     let mut most = 0;
     thread::scope(|scope| {
+        let ends = End(&end);
         let ((one, ones), (two, twos)) = (channel(), channel());
         let (path, end) = (store.path(), &end);
         scope.spawn(move || read_for_ever(path, &one, &twos, end));
@@ -114,7 +124,7 @@ fn readers_that_overlap_without_a_gap_do_not_make_it_grow() {
             store.commit(append("a", vec![7; STATE]).into()).unwrap();
             most = most.max(store.inspect().unwrap().wal_bytes);
         }
-        end.store(true, Ordering::SeqCst);
+        drop(ends);
         assert_eq!(numbers(&store, "a").len() as u64, commits);
     });
     println!("at most {most} bytes of {BOUND}");
@@ -130,6 +140,7 @@ fn a_reader_that_ends_in_time_is_waited_for_at_the_bound() {
     let store = open(&directory);
     let end = AtomicBool::new(false);
     let most = thread::scope(|scope| {
+        let ends = End(&end);
         let (path, end) = (store.path(), &end);
         scope.spawn(move || {
             let connection = Connection::open(path).unwrap();
@@ -152,7 +163,7 @@ fn a_reader_that_ends_in_time_is_waited_for_at_the_bound() {
             store.commit(append("a", vec![7; STATE]).into()).unwrap();
             most = most.max(store.inspect().unwrap().wal_bytes);
         }
-        end.store(true, Ordering::SeqCst);
+        drop(ends);
         most
     });
     println!("at most {most} bytes of {BOUND}");
@@ -169,6 +180,7 @@ fn a_reader_that_begins_anew_at_once_is_got_past() {
     let store = open(&directory);
     let (end, at_bound) = (AtomicBool::new(false), AtomicBool::new(false));
     thread::scope(|scope| {
+        let ends = End(&end);
         let (path, end, at_bound) = (store.path(), &end, &at_bound);
         scope.spawn(move || {
             let connection = Connection::open(path).unwrap();
@@ -196,7 +208,7 @@ fn a_reader_that_begins_anew_at_once_is_got_past() {
         while commit().is_ok() {}
         at_bound.store(true, Ordering::SeqCst);
         let taken = commit();
-        end.store(true, Ordering::SeqCst);
+        drop(ends);
         assert!(taken.is_ok(), "{taken:?}");
     });
 }
@@ -209,6 +221,7 @@ fn shortening_the_log_never_makes_a_commit_fail() {
     let store = open(&directory);
     let end = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ends = End(&end);
         scope.spawn(|| {
             while !end.load(Ordering::SeqCst) {
                 match store.shorten_log() {
@@ -220,7 +233,7 @@ fn shortening_the_log_never_makes_a_commit_fail() {
         let commits: Vec<_> = (0..400)
             .map(|_| store.commit(append("a", vec![7; STATE]).into()))
             .collect();
-        end.store(true, Ordering::SeqCst);
+        drop(ends);
         for commit in commits {
             commit.unwrap();
         }

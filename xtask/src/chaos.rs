@@ -2,7 +2,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -44,13 +44,21 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
 }
 
 /// Prints and writes a report; gives its exit code.
-#[expect(clippy::print_stdout, reason = "this is what the command is asked for")]
 pub(crate) fn finish(report: &Report, json: Option<&Path>) -> Result<ExitCode, Box<dyn Error>> {
-    if !is_stdout(json) {
-        print!("{}", report::terminal::render(report));
-    }
+    let shown = if is_stdout(json) {
+        Ok(())
+    } else {
+        show(&report::terminal::render(report))
+    };
     let written = json.map_or(Ok(()), |path| report::json::write(report, path));
-    exit_code(written, report.exit_code())
+    exit_code(shown.and(written), report.exit_code())
+}
+
+/// Prints a text; a reader that is gone is an error, and no panic.
+pub(crate) fn show(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// A violation weighs more than a report that could not be written.

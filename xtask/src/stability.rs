@@ -6,7 +6,7 @@
 
 use std::error::Error;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use agentos_chaos::report::{facts, stability};
@@ -36,7 +36,7 @@ fn write(report: &StabilityReport, arguments: &StabilityArgs) -> io::Result<()> 
     let json = arguments.common.report.json.as_deref();
     let mut written = Vec::new();
     if !chaos::is_stdout(json) {
-        written.push(show(&stability::terminal::render(report)));
+        written.push(chaos::show(&stability::terminal::render(report)));
     }
     if let Some(path) = &arguments.junit {
         let text = stability::junit::render(report);
@@ -50,19 +50,13 @@ fn write(report: &StabilityReport, arguments: &StabilityArgs) -> io::Result<()> 
         let text = stability::json::render(report);
         written.push(text.and_then(|text| {
             if chaos::is_stdout(json) {
-                show(&text)
+                chaos::show(&text)
             } else {
                 fs::write(path, text)
             }
         }));
     }
     written.into_iter().collect()
-}
-
-fn show(text: &str) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()
 }
 
 fn processors() -> usize {
