@@ -19,7 +19,7 @@ use agentos_chaos::Prng;
 use agentos_checkpoints::{CheckpointConfig, CheckpointManager, Evidence, NewCheckpoint, Pack};
 use agentos_core::{
     AuditLine, CheckpointStorage, CheckpointType, Commit, NewTask, Retention, RowRule,
-    SetTaskStatus, Stopwatch, Storage, StorageError, TaskId, TaskStatus,
+    SetTaskStatus, Stopwatch, Storage, StorageError, TaskId, TaskStatus, TaskStorage,
 };
 use agentos_recovery::{Upkeep, UpkeepConfig, UpkeepStats};
 use agentos_store::sqlite::{Config, SqliteStore};
@@ -105,6 +105,7 @@ impl Loader {
                 ..UpkeepConfig::default()
             },
         )?;
+        self.give_up_abandoned(&store)?;
         let (commits, wait_us) = (AtomicU64::new(0), AtomicU64::new(0));
         thread::scope(|scope| {
             for number in 0..self.threads {
@@ -149,6 +150,33 @@ impl Loader {
                 }
             });
         });
+        Ok(())
+    }
+
+    /// Cancels what an earlier life of this loader left unfinished: tasks that
+    /// nobody ends are kept, and would grow with every kill.
+    fn give_up_abandoned(&self, store: &SqliteStore) -> Result<(), Box<dyn Error>> {
+        // What was promised about them is over before they go.
+        for thread in 0..self.threads {
+            File::create(ack_path(&self.work, &self.name, thread))?;
+        }
+        let mine = format!("{}-", self.name);
+        for status in [TaskStatus::Created, TaskStatus::Running] {
+            let mut after = None;
+            loop {
+                let page = store.tasks(status, after, 1000)?;
+                for task in page.items {
+                    if task.id.as_str().starts_with(&mine) {
+                        let cancelled = SetTaskStatus::new(task.id, TaskStatus::Cancelled);
+                        store.commit(cancelled.reason("abandoned").into())?;
+                    }
+                }
+                match page.next {
+                    Some(next) => after = Some(next),
+                    None => break,
+                }
+            }
+        }
         Ok(())
     }
 
