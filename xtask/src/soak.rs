@@ -36,8 +36,8 @@ const MEMORY_BYTES_MAX: u64 = 512 << 20;
 /// A shorter soak ends before the caches are full, and says nothing about growth.
 const GROWTH_FROM: Duration = Duration::from_secs(600);
 /// The median of the last third may be so much larger than that of the second.
-const FILE_GROWTH_BYTES: u64 = 16 << 20;
-const MEMORY_GROWTH_BYTES: u64 = 16 << 20;
+const FILE_GROWTH_BYTES: u64 = 8 << 20;
+const MEMORY_GROWTH_BYTES: u64 = 8 << 20;
 const DESCRIPTORS_GROWTH: u64 = 3;
 /// No loader's commits may stand still for so long.
 const STILL_MAX: Duration = Duration::from_secs(60);
