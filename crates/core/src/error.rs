@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::records::work_item::StaleLease;
+
 /// The cause of an error, from whichever library.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
@@ -96,6 +98,10 @@ pub enum StorageError {
         /// State that was asked for.
         to: &'static str,
     },
+    /// The lease under which this was to be done is not held any more. Nothing was
+    /// written: stop working on the item; somebody else has it or will.
+    #[error(transparent)]
+    StaleLease(Box<StaleLease>),
     /// The store was closed. Nothing was written.
     #[error("the store is closed")]
     Closed,
@@ -170,6 +176,12 @@ pub enum StorageError {
         #[source]
         cause: BoxError,
     },
+}
+
+impl From<StaleLease> for StorageError {
+    fn from(stale: StaleLease) -> StorageError {
+        StorageError::StaleLease(Box::new(stale))
+    }
 }
 
 impl StorageError {

@@ -6,7 +6,7 @@
 //! `sqlite3` shell among them) would see a shorter id.
 
 use std::fmt;
-use std::num::NonZeroU64;
+use std::num::{NonZeroI64, NonZeroU64};
 use std::sync::Arc;
 
 use crate::error::{InvalidInput, LimitExceeded, StorageError};
@@ -53,6 +53,171 @@ impl fmt::Display for TaskId {
 impl fmt::Debug for TaskId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TaskId({:?})", &self.0)
+    }
+}
+
+/// Names a worker, as its user chose: a host, a role, a number.
+///
+/// Two processes may have the same name, one after the other or by mistake at the
+/// same time: [`Worker`] tells them apart.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkerId(Arc<str>);
+
+impl WorkerId {
+    /// Takes the user's own name for it.
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskId::new`].
+    pub fn new(id: impl AsRef<str>) -> Result<WorkerId, StorageError> {
+        let id = id.as_ref();
+        if id.is_empty() {
+            return Err(InvalidInput::new("worker id", "is empty").into());
+        }
+        check_text("worker id", "worker id bytes", id, ID_BYTES_MAX)?;
+        Ok(WorkerId(id.into()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WorkerId({:?})", &self.0)
+    }
+}
+
+/// One start of a worker: no two have the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Incarnation(Arc<str>);
+
+impl Incarnation {
+    /// Makes a new one: a UUID version 7 (RFC 9562).
+    pub fn generate() -> Incarnation {
+        Incarnation(uuid::Uuid::now_v7().to_string().into())
+    }
+
+    /// Takes one that is stored, or that a test chooses.
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskId::new`].
+    pub fn new(text: impl AsRef<str>) -> Result<Incarnation, StorageError> {
+        let text = text.as_ref();
+        if text.is_empty() {
+            return Err(InvalidInput::new("incarnation", "is empty").into());
+        }
+        check_text("incarnation", "incarnation bytes", text, ID_BYTES_MAX)?;
+        Ok(Incarnation(text.into()))
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Incarnation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A worker as leases know it: its name, and which start of it.
+///
+/// A restarted worker of the same name is another one. What its earlier start
+/// held it does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Worker {
+    /// Its name.
+    pub id: WorkerId,
+    /// Which start.
+    pub incarnation: Incarnation,
+}
+
+impl Worker {
+    /// A new start of the worker `id`.
+    pub fn start(id: WorkerId) -> Worker {
+        Worker {
+            id,
+            incarnation: Incarnation::generate(),
+        }
+    }
+}
+
+impl fmt::Display for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.id, self.incarnation)
+    }
+}
+
+/// Names a work item; given by the store when it is enqueued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkItemId(NonZeroI64);
+
+impl WorkItemId {
+    /// Takes a number that a store gave.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Invalid`] unless it is positive.
+    pub fn new(number: i64) -> Result<WorkItemId, StorageError> {
+        match NonZeroI64::new(number) {
+            Some(id) if 0 < number => Ok(WorkItemId(id)),
+            _ => Err(InvalidInput::new("work item id", "is not positive").into()),
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> i64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for WorkItemId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Says which claim of an item a write belongs to: it grows by one with every
+/// claim of that item and is never reset.
+///
+/// The term is that of Kleppmann, "How to do distributed locking" (2016).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FencingToken(NonZeroI64);
+
+impl FencingToken {
+    /// Takes a number.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Invalid`] unless it is positive.
+    pub fn new(number: i64) -> Result<FencingToken, StorageError> {
+        match NonZeroI64::new(number) {
+            Some(token) if 0 < number => Ok(FencingToken(token)),
+            _ => Err(InvalidInput::new("fencing token", "is not positive").into()),
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> i64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for FencingToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
     }
 }
 
@@ -138,6 +303,24 @@ mod tests {
                 value: 10_000
             }
         );
+    }
+
+    #[test]
+    fn two_starts_of_a_worker_are_two_workers() {
+        let id = WorkerId::new("host-1").unwrap();
+        let (first, second) = (Worker::start(id.clone()), Worker::start(id));
+        assert_eq!(first.id, second.id);
+        assert_ne!(first, second);
+    }
+
+    #[test]
+    fn item_ids_and_tokens_are_positive() {
+        for number in [i64::MIN, -1, 0] {
+            assert!(WorkItemId::new(number).is_err());
+            assert!(FencingToken::new(number).is_err());
+        }
+        assert_eq!(WorkItemId::new(7).unwrap().get(), 7);
+        assert_eq!(FencingToken::new(i64::MAX).unwrap().get(), i64::MAX);
     }
 
     #[test]

@@ -31,17 +31,19 @@ pub mod ids;
 pub mod limits;
 pub mod parts;
 pub mod records;
+pub mod retry;
 pub mod storage;
 pub mod time;
 
 pub use codec::{Codec, CodecError};
 pub use digest::{Digest, DigestBuilder};
 pub use error::{BoxError, InvalidInput, LimitExceeded, StorageError};
-pub use ids::{SequenceNumber, TaskId};
+pub use ids::{FencingToken, Incarnation, SequenceNumber, TaskId, WorkItemId, Worker, WorkerId};
 pub use limits::Limits;
 pub use parts::{
-    AppendCheckpoint, AuditLine, Commit, KeptFor, Part, PartOutcome, PruneCandidate,
-    PruneCheckpoints, PruneRows, Pruned, Receipt, RecordVerification, SetTaskStatus,
+    AppendCheckpoint, AuditLine, CancelWork, Commit, CompleteWork, FailWork, KeptFor, Part,
+    PartOutcome, PruneCandidate, PruneCheckpoints, PruneRows, Pruned, Receipt, RecordVerification,
+    ReleaseWork, RequeueWork, SetTaskStatus,
 };
 pub use records::audit::Audit;
 pub use records::checkpoint::{
@@ -52,9 +54,14 @@ pub use records::key::KeyStatus;
 pub use records::retention::{BoundedTable, CheckpointRule, Retention, RowMark, RowRule};
 pub use records::row::{RowAnswer, RowQuestion, RowSource, RowValue};
 pub use records::task::{NewTask, Task, TaskStatus};
-pub use records::work_item::WorkItemStatus;
-pub use storage::{
-    CheckpointSpan, CheckpointStorage, Cursor, LogShortened, Page, Prunable, Reclaimed,
-    RetentionStorage, RowStorage, Storage, TaskStorage, UpkeepStorage,
+pub use records::work_item::{
+    Attempt, AttemptEnd, AttemptOutcome, Due, Fence, Holder, Lease, NewWorkItem, StaleLease,
+    WorkItem, WorkItemStatus, WorkItemSummary,
 };
-pub use time::{Clock, Deadline, ManualClock, Stopwatch, SystemClock, Timestamp};
+pub use retry::{Next, Retry, RetryRule};
+pub use storage::{
+    CheckpointSpan, CheckpointStorage, ClaimRequest, Cursor, LeaseStorage, LogShortened, Lost,
+    Outlook, Page, Prunable, Reclaimed, RecoveredItem, Renewed, RetentionStorage, RowStorage,
+    Storage, SweepRequest, Swept, TaskStorage, UpkeepStorage, WorkFilter, WorkListener,
+};
+pub use time::{BootId, BootTime, Clock, Deadline, ManualClock, Stopwatch, SystemClock, Timestamp};

@@ -13,7 +13,7 @@ use crate::error::{InvalidInput, LimitExceeded, StorageError};
 pub const ID_BYTES_MAX: usize = 512;
 /// Longest task type, audit event or kind of evidence, in bytes of UTF-8.
 pub const NAME_BYTES_MAX: usize = 128;
-/// Longest reason in an audit line or a verification, in bytes of UTF-8.
+/// Longest reason in an audit line, a verification or a failure, in bytes of UTF-8.
 pub const REASON_BYTES_MAX: usize = 4096;
 
 /// Largest snapshot unless configured otherwise, in bytes as encoded.
@@ -41,6 +41,62 @@ pub const COMMITS_PER_GROUP_MAX: usize = 256;
 pub const QUEUE_LENGTH_DEFAULT: usize = 1024;
 /// Longest queue that can be configured.
 pub const QUEUE_LENGTH_MAX: usize = 65_536;
+
+/// Largest payload or result of a work item unless configured otherwise, in bytes.
+pub const PAYLOAD_BYTES_DEFAULT: usize = 1 << 20;
+/// Largest payload or result that can be configured.
+pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+/// Least urgent priority of a work item.
+pub const PRIORITY_MIN: i32 = -100;
+/// Most urgent priority of a work item. There are few of them, since a claim looks
+/// at each that has only work for later.
+pub const PRIORITY_MAX: i32 = 100;
+/// How often a work item is tried at most, unless it says otherwise.
+pub const MAX_ATTEMPTS_DEFAULT: u32 = 5;
+/// Most attempts that a work item can be given: no more than are kept of it.
+pub const MAX_ATTEMPTS_MAX: u32 = ATTEMPTS_PER_ITEM_MAX;
+
+/// Shortest lease.
+pub const LEASE_MIN: Duration = Duration::from_millis(100);
+/// Lease unless asked for otherwise.
+pub const LEASE_DEFAULT: Duration = Duration::from_secs(30);
+/// Longest lease.
+pub const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
+/// A lease is renewed so often before it runs out.
+pub const HEARTBEATS_PER_LEASE: u32 = 3;
+/// Most items in one claim.
+pub const CLAIM_ITEMS_MAX: u32 = 256;
+/// Most work types that one claim asks for.
+pub const CLAIM_TYPES_MAX: usize = 64;
+/// Most leases that one commit renews.
+pub const RENEW_LEASES_MAX: usize = 4096;
+/// Most expired leases that one batch of a sweep takes away.
+pub const SWEEP_ROWS_MAX: u32 = 1000;
+/// Expired leases that one batch of a sweep takes away, unless configured
+/// otherwise.
+pub const SWEEP_ROWS_DEFAULT: u32 = 256;
+/// Expired leases that a claim takes away first, at most.
+pub const SWEEP_ROWS_PER_CLAIM: u32 = 16;
+/// Longest sleep of a sweeper while leases are held.
+pub const SWEEP_INTERVAL_HELD: Duration = Duration::from_millis(50);
+/// Longest sleep of a sweeper while none is known to be held: a lease that
+/// another process takes meanwhile does not run out before it is seen.
+pub const SWEEP_INTERVAL_IDLE: Duration = LEASE_MIN;
+/// How long after the lease time a first loss can be claimed again, at most.
+pub const TAKEOVER_MARGIN: Duration = Duration::from_millis(100);
+/// Longest time until a worker pool sees what another process enqueued.
+pub const WAKE_UP_MARGIN: Duration = Duration::from_millis(50);
+
+/// Pause before the second attempt, unless configured otherwise.
+pub const RETRY_FIRST_DEFAULT: Duration = Duration::from_secs(1);
+/// How many times longer each further pause is, unless configured otherwise.
+pub const RETRY_FACTOR_DEFAULT: u32 = 2;
+/// Largest such factor.
+pub const RETRY_FACTOR_MAX: u32 = 100;
+/// The longest pause before an attempt, unless configured otherwise.
+pub const RETRY_MOST_DEFAULT: Duration = Duration::from_secs(3600);
+/// Longest pause before an attempt that can be configured.
+pub const RETRY_PAUSE_MAX: Duration = Duration::from_secs(30 * 86_400);
 
 /// How long a caller waits for the write lock, unless configured otherwise.
 pub const BUSY_TIMEOUT_DEFAULT: Duration = Duration::from_secs(5);
@@ -130,6 +186,20 @@ const _: () = {
     assert!(UPKEEP_INTERVAL_MIN.as_millis() <= UPKEEP_INTERVAL_DEFAULT.as_millis());
     assert!(UPKEEP_INTERVAL_DEFAULT.as_millis() <= UPKEEP_INTERVAL_MAX.as_millis());
     assert!(UPKEEP_PAUSE_DEFAULT.as_millis() <= UPKEEP_PAUSE_MAX.as_millis());
+    assert!(PAYLOAD_BYTES_DEFAULT <= PAYLOAD_BYTES_MAX);
+    assert!(PAYLOAD_BYTES_MAX < 1_000_000_000);
+    assert!(PRIORITY_MIN <= 0 && 0 <= PRIORITY_MAX);
+    assert!(0 < MAX_ATTEMPTS_DEFAULT && MAX_ATTEMPTS_DEFAULT <= MAX_ATTEMPTS_MAX);
+    assert!(LEASE_MIN.as_millis() <= LEASE_DEFAULT.as_millis());
+    assert!(LEASE_DEFAULT.as_millis() <= LEASE_MAX.as_millis());
+    // A heartbeat interval of zero would spin.
+    assert!(0 < LEASE_MIN.as_millis() / HEARTBEATS_PER_LEASE as u128);
+    assert!(0 < SWEEP_ROWS_DEFAULT && SWEEP_ROWS_DEFAULT <= SWEEP_ROWS_MAX);
+    assert!(0 < SWEEP_ROWS_PER_CLAIM && SWEEP_ROWS_PER_CLAIM <= SWEEP_ROWS_MAX);
+    assert!(SWEEP_INTERVAL_HELD.as_millis() < TAKEOVER_MARGIN.as_millis());
+    assert!(SWEEP_INTERVAL_IDLE.as_millis() <= LEASE_MIN.as_millis());
+    assert!(RETRY_FIRST_DEFAULT.as_millis() <= RETRY_MOST_DEFAULT.as_millis());
+    assert!(RETRY_MOST_DEFAULT.as_millis() <= RETRY_PAUSE_MAX.as_millis());
     assert!(RECHECK_TIMEOUT_DEFAULT.as_millis() <= RECHECK_TIMEOUT_MAX.as_millis());
 };
 
@@ -140,6 +210,8 @@ pub struct Limits {
     pub snapshot_bytes: usize,
     /// Largest metadata, in bytes of JSON.
     pub metadata_bytes: usize,
+    /// Largest payload or result of a work item, in bytes.
+    pub payload_bytes: usize,
     /// Most commits that wait in this process.
     pub queue_length: usize,
 }
@@ -149,6 +221,7 @@ impl Default for Limits {
         Limits {
             snapshot_bytes: SNAPSHOT_BYTES_DEFAULT,
             metadata_bytes: METADATA_BYTES_DEFAULT,
+            payload_bytes: PAYLOAD_BYTES_DEFAULT,
             queue_length: QUEUE_LENGTH_DEFAULT,
         }
     }
@@ -171,6 +244,11 @@ impl Limits {
             "configured metadata bytes",
             self.metadata_bytes,
             METADATA_BYTES_MAX,
+        )?;
+        check_size(
+            "configured payload bytes",
+            self.payload_bytes,
+            PAYLOAD_BYTES_MAX,
         )?;
         check_size(
             "configured queue length",

@@ -5,13 +5,14 @@
 //! sent to another engine, or replayed by a model in a test.
 
 mod prune;
+mod work;
 
 use std::collections::HashSet;
 
 use serde_json::Value;
 
 use crate::error::{InvalidInput, StorageError};
-use crate::ids::{SequenceNumber, TaskId};
+use crate::ids::{SequenceNumber, TaskId, WorkItemId};
 use crate::limits::{
     EVIDENCE_BYTES_MAX, EVIDENCE_ITEMS_MAX, Limits, PARTS_PER_COMMIT_MAX, REASON_BYTES_MAX,
     check_name, check_size, check_text,
@@ -21,14 +22,18 @@ use crate::records::checkpoint::{
 };
 use crate::records::retention::RowMark;
 use crate::records::task::{NewTask, Task, TaskStatus, check_metadata};
+use crate::records::work_item::{Fence, NewWorkItem};
+use crate::retry::Next;
 
 pub use self::prune::{KeptFor, PruneCandidate, PruneCheckpoints, PruneRows, Pruned};
+pub use self::work::{CancelWork, CompleteWork, FailWork, ReleaseWork, RequeueWork};
 
 /// Changes that become visible together, or not at all.
 ///
 /// Parts are applied in order; a later part sees what an earlier one did.
 #[derive(Debug, Clone, Default)]
 pub struct Commit {
+    fence: Option<Fence>,
     parts: Vec<Part>,
 }
 
@@ -36,6 +41,25 @@ impl Commit {
     /// A commit without parts, which the port refuses.
     pub fn new() -> Commit {
         Commit::default()
+    }
+
+    /// A commit under a lease: if it is not held any more when the commit is
+    /// applied, nothing of it happens and the answer is
+    /// [`StorageError::StaleLease`]. That is checked first, in the same
+    /// transaction.
+    ///
+    /// A holder whose lease has expired, but was not taken away, may still write:
+    /// nobody else has the item.
+    pub fn under(lease: impl Into<Fence>) -> Commit {
+        Commit {
+            fence: Some(lease.into()),
+            parts: Vec::new(),
+        }
+    }
+
+    /// The lease under which it is made.
+    pub fn fence(&self) -> Option<Fence> {
+        self.fence
     }
 
     /// Adds a part.
@@ -96,6 +120,18 @@ pub enum Part {
     PruneCheckpoints(PruneCheckpoints),
     /// Removes old rows of a table.
     PruneRows(PruneRows),
+    /// Enqueues a work item, or finds the one of the same unique key.
+    EnqueueWork(Box<NewWorkItem>),
+    /// Completes a work item.
+    CompleteWork(CompleteWork),
+    /// Reports that an attempt at a work item failed.
+    FailWork(FailWork),
+    /// Gives a work item back.
+    ReleaseWork(ReleaseWork),
+    /// Cancels a work item.
+    CancelWork(CancelWork),
+    /// Takes a work item out of the dead letter.
+    RequeueWork(RequeueWork),
 }
 
 impl Part {
@@ -107,7 +143,13 @@ impl Part {
             | Part::SetTaskStatus(_)
             | Part::AppendCheckpoint(_)
             | Part::RecordVerification(_)
-            | Part::Audit(_) => false,
+            | Part::Audit(_)
+            | Part::EnqueueWork(_)
+            | Part::CompleteWork(_)
+            | Part::FailWork(_)
+            | Part::ReleaseWork(_)
+            | Part::CancelWork(_)
+            | Part::RequeueWork(_) => false,
         }
     }
 
@@ -124,6 +166,12 @@ impl Part {
             }
             Part::PruneCheckpoints(plan) => plan.check(),
             Part::PruneRows(plan) => plan.check(),
+            Part::EnqueueWork(item) => item.check(limits),
+            Part::CompleteWork(work) => work.check(limits),
+            Part::FailWork(work) => work.check(),
+            Part::ReleaseWork(work) => check_reason(work.reason.as_deref()),
+            Part::CancelWork(work) => check_reason(work.reason.as_deref()),
+            Part::RequeueWork(work) => check_reason(work.reason.as_deref()),
         }
     }
 }
@@ -311,6 +359,11 @@ part_from! {
     AuditLine => Part::Audit;
     PruneCheckpoints => Part::PruneCheckpoints;
     PruneRows => Part::PruneRows;
+    CompleteWork => Part::CompleteWork;
+    FailWork => Part::FailWork;
+    ReleaseWork => Part::ReleaseWork;
+    CancelWork => Part::CancelWork;
+    RequeueWork => Part::RequeueWork;
 }
 
 /// What a commit did, part by part.
@@ -321,6 +374,15 @@ pub struct Receipt {
 }
 
 impl Receipt {
+    /// The work items that were enqueued, in order, and whether each was there
+    /// before.
+    pub fn enqueued(&self) -> impl Iterator<Item = (WorkItemId, bool)> {
+        self.outcomes.iter().filter_map(|outcome| match outcome {
+            PartOutcome::WorkEnqueued { item, existed } => Some((*item, *existed)),
+            _ => None,
+        })
+    }
+
     /// The checkpoints that were appended, in order.
     pub fn appended(&self) -> impl Iterator<Item = &Appended> {
         self.outcomes.iter().filter_map(|outcome| match outcome {
@@ -357,6 +419,23 @@ pub enum PartOutcome {
     CheckpointsPruned(Pruned<SequenceNumber>),
     /// The batch of rows was removed.
     RowsPruned(Pruned<RowMark>),
+    /// The work item is there.
+    WorkEnqueued {
+        /// Its name.
+        item: WorkItemId,
+        /// Whether it was there before, under the same unique key.
+        existed: bool,
+    },
+    /// The work item is done.
+    WorkCompleted,
+    /// The failure is recorded, and this follows.
+    WorkFailed(Next),
+    /// The work item can be claimed again.
+    WorkReleased,
+    /// The work item is cancelled.
+    WorkCancelled,
+    /// The work item is out of the dead letter.
+    WorkRequeued,
     /// What the plan relied on is no longer so. Nothing was removed: plan again.
     PruneStale,
 }

@@ -6,11 +6,12 @@
 //! Everything else takes a [`Clock`], so that a test can move time.
 
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use jiff::tz::TimeZone;
+use rustix::time::{ClockId, clock_gettime};
 
 /// A moment in UTC, in microseconds since 1970-01-01, years 0000 to 9999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -105,23 +106,99 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Tells the wall-clock time of the text columns.
+/// A moment of the clock that decides deadlines: microseconds since this machine
+/// was booted, the time it was suspended included.
 ///
-/// The adapter owns one, given when the store is opened.
+/// Moments of two boots cannot be compared: after a reboot every earlier
+/// deadline is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BootTime {
+    /// Which boot.
+    pub boot: BootId,
+    /// Microseconds since then.
+    pub micros: i64,
+}
+
+impl BootTime {
+    /// The moment `duration` after this one.
+    #[must_use]
+    pub fn plus(&self, duration: Duration) -> BootTime {
+        let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
+        BootTime {
+            boot: self.boot.clone(),
+            micros: self.micros.saturating_add(micros),
+        }
+    }
+
+    /// How long it is until `deadline`; zero once it has been reached, and when it
+    /// is one of another boot.
+    pub fn until(&self, deadline: &BootTime) -> Duration {
+        if self.boot != deadline.boot {
+            return Duration::ZERO;
+        }
+        let micros = deadline.micros.saturating_sub(self.micros);
+        Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+    }
+}
+
+/// Names one boot of one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BootId(Arc<str>);
+
+impl BootId {
+    /// Takes a name.
+    pub fn new(name: impl AsRef<str>) -> BootId {
+        BootId(name.as_ref().into())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Tells the time: the wall clock's for the text columns, the boot-time clock's
+/// for deadlines.
+///
+/// The adapter owns one, given when the store is opened. No promise of safety
+/// rests on it: a clock that jumps makes a takeover early or late.
 pub trait Clock: Send + Sync {
     /// Now, by the wall clock, in UTC.
     fn wall(&self) -> Timestamp;
+
+    /// Now, by the clock that does not jump and goes on while the machine sleeps.
+    fn boot(&self) -> BootTime;
 }
 
 impl<C: Clock + ?Sized> Clock for Arc<C> {
     fn wall(&self) -> Timestamp {
         (**self).wall()
     }
+
+    fn boot(&self) -> BootTime {
+        (**self).boot()
+    }
 }
 
-/// The operating system's clock.
+/// The operating system's clocks: the wall clock, and `CLOCK_BOOTTIME` with the
+/// kernel's boot id.
+///
+/// Where the boot id cannot be read (no `/proc`), all boots count as one: then a
+/// lease of an earlier boot lasts until this boot is as old as that one was.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
+
+/// Where Linux names the boot.
+const BOOT_ID_FILE: &str = "/proc/sys/kernel/random/boot_id";
+
+fn this_boot() -> BootId {
+    static BOOT: OnceLock<BootId> = OnceLock::new();
+    let read = || match std::fs::read_to_string(BOOT_ID_FILE) {
+        Ok(id) => BootId::new(id.trim()),
+        Err(_) => BootId::new("unknown"),
+    };
+    BOOT.get_or_init(read).clone()
+}
 
 impl Clock for SystemClock {
     #[expect(
@@ -137,32 +214,74 @@ impl Clock for SystemClock {
         };
         Timestamp::from_unix_micros(micros)
     }
+
+    fn boot(&self) -> BootTime {
+        let now = clock_gettime(ClockId::Boottime);
+        BootTime {
+            boot: this_boot(),
+            micros: now.tv_sec.saturating_mul(1_000_000) + now.tv_nsec / 1_000,
+        }
+    }
 }
 
-/// A clock that stands until it is moved; for tests.
+/// Clocks that stand until they are moved; for tests.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    wall: AtomicI64,
+    boot_micros: AtomicI64,
+    boots: AtomicU64,
+}
 
 impl ManualClock {
-    /// Stands at `start`.
+    /// Stands at `start`, an hour after the machine was booted.
     pub fn at(start: Timestamp) -> ManualClock {
-        ManualClock(AtomicI64::new(start.0))
+        ManualClock {
+            wall: AtomicI64::new(start.0),
+            boot_micros: AtomicI64::new(3_600_000_000),
+            boots: AtomicU64::new(1),
+        }
     }
 
-    /// Moves forward.
+    /// Moves both clocks forward.
     pub fn advance(&self, by: Duration) {
         self.set(self.wall().plus(by));
+        self.advance_boot(by);
     }
 
-    /// Jumps, forward or back.
+    /// The wall clock jumps, forward or back.
     pub fn set(&self, to: Timestamp) {
-        self.0.store(to.0, Ordering::SeqCst);
+        self.wall.store(to.0, Ordering::SeqCst);
+    }
+
+    /// Moves only the boot-time clock forward.
+    pub fn advance_boot(&self, by: Duration) {
+        let micros = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
+        self.jump_boot(micros);
+    }
+
+    /// The boot-time clock jumps by so many microseconds, forward or back, which
+    /// no real one does.
+    pub fn jump_boot(&self, micros: i64) {
+        self.boot_micros.fetch_add(micros, Ordering::SeqCst);
+    }
+
+    /// Another boot begins; its clock stands at zero.
+    pub fn reboot(&self) {
+        self.boots.fetch_add(1, Ordering::SeqCst);
+        self.boot_micros.store(0, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn wall(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::SeqCst))
+        Timestamp(self.wall.load(Ordering::SeqCst))
+    }
+
+    fn boot(&self) -> BootTime {
+        BootTime {
+            boot: BootId::new(format!("boot-{}", self.boots.load(Ordering::SeqCst))),
+            micros: self.boot_micros.load(Ordering::SeqCst),
+        }
     }
 }
 
@@ -282,6 +401,30 @@ mod tests {
         assert_eq!(clock.wall(), clock.wall());
         clock.advance(Duration::from_micros(7));
         assert_eq!(clock.wall().unix_micros(), 12);
+    }
+
+    #[test]
+    fn the_boot_time_clock_goes_forward_within_one_boot() {
+        let first = SystemClock.boot();
+        let second = SystemClock.boot();
+        assert_eq!(first.boot, second.boot);
+        assert!(first.micros <= second.micros);
+        assert!(0 < first.micros);
+    }
+
+    #[test]
+    fn a_deadline_of_another_boot_is_over() {
+        let clock = ManualClock::at(Timestamp::from_unix_micros(5));
+        let deadline = clock.boot().plus(Duration::from_secs(2));
+        assert_eq!(clock.boot().until(&deadline), Duration::from_secs(2));
+        clock.advance_boot(Duration::from_secs(3));
+        assert_eq!(clock.boot().until(&deadline), Duration::ZERO);
+        clock.jump_boot(-2_000_000);
+        assert_eq!(clock.boot().until(&deadline), Duration::from_secs(1));
+        clock.reboot();
+        assert_eq!(clock.boot().until(&deadline), Duration::ZERO);
+        // The wall clock's jumps move no deadline.
+        assert_eq!(clock.wall().unix_micros(), 5);
     }
 
     #[test]

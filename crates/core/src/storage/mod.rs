@@ -1,10 +1,12 @@
 //! The port: what an engine does for the crates above it.
 //!
-//! One method is one transaction. Everything that changes goes through
-//! [`Storage::commit`]; the other methods read. The port takes no moments in
-//! time: the engine owns the clock.
+//! One method is one transaction. What changes goes through
+//! [`Storage::commit`], and, where a commit cannot say it (to claim, to renew, to
+//! sweep), through a method of its own; all others read. The port takes
+//! durations and no deadlines: the engine owns the clock.
 
 mod checkpoints;
+mod leases;
 mod retention;
 mod rows;
 mod tasks;
@@ -13,6 +15,10 @@ mod upkeep;
 use std::path::PathBuf;
 
 pub use checkpoints::CheckpointStorage;
+pub use leases::{
+    ClaimRequest, LeaseStorage, Lost, Outlook, RecoveredItem, Renewed, SweepRequest, Swept,
+    WorkFilter, WorkListener, check_lease, check_renewal,
+};
 pub use retention::{CheckpointSpan, Prunable, RetentionStorage};
 pub use rows::RowStorage;
 pub use tasks::TaskStorage;
@@ -22,11 +28,18 @@ use crate::error::StorageError;
 use crate::limits::Limits;
 use crate::parts::{Commit, PartOutcome, Receipt};
 use crate::records::task::{NewTask, Task};
-use crate::time::Timestamp;
+use crate::time::{BootTime, Timestamp};
 
-/// An engine that keeps tasks and checkpoints.
+/// An engine that keeps tasks, checkpoints and work items.
 pub trait Storage:
-    TaskStorage + CheckpointStorage + RowStorage + RetentionStorage + UpkeepStorage + Send + Sync
+    TaskStorage
+    + CheckpointStorage
+    + LeaseStorage
+    + RowStorage
+    + RetentionStorage
+    + UpkeepStorage
+    + Send
+    + Sync
 {
     /// Applies all parts of a commit, or none of them.
     ///
@@ -34,7 +47,8 @@ pub trait Storage:
     ///
     /// # Errors
     ///
-    /// Those of the parts ([`StorageError::NotFound`],
+    /// [`StorageError::StaleLease`] when the commit's lease, or that of a part, is
+    /// not held any more. Those of the parts ([`StorageError::NotFound`],
     /// [`StorageError::Conflict`], [`StorageError::IllegalTransition`],
     /// [`StorageError::LimitExceeded`], [`StorageError::Invalid`]);
     /// [`StorageError::Busy`], [`StorageError::DiskFull`],
@@ -47,6 +61,10 @@ pub trait Storage:
 
     /// Now, by the store's clock.
     fn now(&self) -> Timestamp;
+
+    /// Now, by the boot-time clock of this machine: for one who measures how long
+    /// a lease may still be relied on.
+    fn boot_now(&self) -> BootTime;
 
     /// Files that only the engine may open. Evidence about them is refused:
     /// opening and closing one would drop the engine's locks.
