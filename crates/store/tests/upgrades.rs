@@ -8,9 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentos_core::{
-    AppendCheckpoint, AuditLine, CheckpointStorage, CheckpointType, Codec, Commit, Digest,
-    EvidenceOutcome, EvidenceResult, ManualClock, NewTask, SequenceNumber, SetTaskStatus, Snapshot,
-    Storage, TaskId, TaskStatus, TaskStorage, Timestamp, Verification,
+    AppendCheckpoint, AttemptOutcome, AuditLine, CheckpointStorage, CheckpointType, ClaimRequest,
+    Codec, Commit, CompleteWork, Digest, EvidenceOutcome, EvidenceResult, FailWork, FencingToken,
+    Incarnation, LeaseStorage, ManualClock, NewTask, NewWorkItem, Retry, SequenceNumber,
+    SetTaskStatus, Snapshot, Storage, SweepRequest, TaskId, TaskStatus, TaskStorage, Timestamp,
+    Verification, WorkItemId, WorkItemStatus, Worker, WorkerId,
 };
 use agentos_store::sqlite::{Config, SqliteStore};
 use serde_json::{Value, json};
@@ -90,21 +92,69 @@ fn write(path: &Path) {
     }
     let line = AuditLine::new(task(), "noted").detail(json!({"by": "operator"}));
     commit(line.into());
+    work(&store, &clock);
     drop(store);
     let connection = rusqlite::Connection::open(path).expect("a database");
     connection.execute_batch(WORK).expect("rows in SQL");
     connection.close().expect("a closed database");
 }
 
-/// What no interface makes yet: a work item under a lease that works from
-/// checkpoint 2, its attempts, and an integrity check.
+fn worker() -> Worker {
+    Worker {
+        id: WorkerId::new("host 'é' 🦀").expect("a good id"),
+        incarnation: Incarnation::new("start-1").expect("a good incarnation"),
+    }
+}
+
+/// An item that failed once and was then done, and one whose holder died.
+fn work(store: &SqliteStore, clock: &ManualClock) {
+    let new = NewWorkItem::new("page")
+        .task(task())
+        .priority(7)
+        .payload(b"\0payload".to_vec())
+        .max_attempts(3)
+        .unique_key("page-1");
+    let claim = || {
+        let request = ClaimRequest::new(worker());
+        store.claim(&request).expect("a claim").remove(0)
+    };
+    store.commit(new.into()).expect("an item");
+    let fail = FailWork {
+        fence: claim().fence,
+        reason: "no such page".into(),
+        retry: Retry::After(Duration::from_secs(60)),
+    };
+    store.commit(fail.into()).expect("a failure");
+    clock.advance(Duration::from_secs(60));
+    let complete = CompleteWork {
+        fence: claim().fence,
+        result: Some(Vec::new()),
+    };
+    store.commit(complete.into()).expect("a completion");
+    store
+        .commit(NewWorkItem::new("lost").into())
+        .expect("an item");
+    claim();
+    clock.reboot();
+    assert_eq!(
+        store
+            .sweep(&SweepRequest::default())
+            .expect("a sweep")
+            .found,
+        1
+    );
+}
+
+/// As versions before the third were written: a work item under a lease that
+/// works from checkpoint 2, its attempts, and an integrity check.
 const WORK: &str = "
     INSERT INTO work_items (work_item_id, task_id, work_type, status, attempts, max_attempts,
         available_at, created_at, updated_at)
     SELECT 7, task_id, 'page', 'pending', 2, 5, created_at, created_at, created_at FROM tasks;
     UPDATE work_items SET status = 'in_progress', lease_holder = 'w', lease_incarnation = 'i',
         lease_token = 2, lease_acquired_at = created_at, lease_expires_at = created_at,
-        lease_boot_id = 'b', lease_deadline_us = 1, checkpoint_sequence = 2;
+        lease_boot_id = 'b', lease_deadline_us = 1, checkpoint_sequence = 2
+    WHERE work_item_id = 7;
     INSERT INTO work_attempts (work_item_id, number, worker, incarnation, started_at, ended_at,
         outcome, error)
     SELECT 7, 1, 'w', 'h', created_at, created_at, 'failed', 'no such page' FROM tasks
@@ -166,6 +216,42 @@ fn a_file_of_version_two_is_read_back_exactly() {
     assert_eq!(row, (2, 2, 0, "no such page".into()));
 }
 
+#[test]
+fn a_file_of_version_three_is_read_back_exactly() {
+    is_read_back_exactly(3);
+    let (_directory, path) = copy(3);
+    let store = SqliteStore::open(Config::at(&path)).unwrap();
+    let item = |number| WorkItemId::new(number).unwrap();
+    let done = store.work_item(item(1)).unwrap().unwrap();
+    assert_eq!(done.payload, b"\0payload");
+    assert_eq!(done.result, Some(Vec::new()));
+    let summary = done.summary;
+    assert_eq!(summary.work_type, "page");
+    assert_eq!(summary.task, Some(task()));
+    assert_eq!(summary.status, WorkItemStatus::Succeeded);
+    assert_eq!((summary.priority, summary.max_attempts), (7, 3));
+    assert_eq!(summary.unique_key.as_deref(), Some("page-1"));
+    assert_eq!((summary.attempts, summary.losses), (2, 0));
+    assert_eq!(summary.newest_token, FencingToken::new(2).ok());
+    assert_eq!(summary.last_error.as_deref(), Some("no such page"));
+    let ends = |number| -> Vec<_> {
+        let attempts = store.attempts(item(number)).unwrap();
+        assert!(attempts.iter().all(|attempt| attempt.worker == worker()));
+        let ends = attempts.into_iter().filter_map(|attempt| attempt.end);
+        ends.map(|end| (end.outcome, end.error)).collect()
+    };
+    let failed = (AttemptOutcome::Failed, Some("no such page".to_owned()));
+    assert_eq!(ends(1), [failed, (AttemptOutcome::Succeeded, None)]);
+    let lost = store.work_item(item(2)).unwrap().unwrap().summary;
+    assert_eq!(lost.status, WorkItemStatus::Pending);
+    assert_eq!((lost.attempts, lost.losses), (1, 1));
+    assert_eq!(ends(2)[0].0, AttemptOutcome::Expired);
+    let claimed = store.claim(&ClaimRequest::new(worker())).unwrap();
+    // The one of the highest priority that is due, and its next token.
+    assert_eq!(claimed[0].fence.item, item(2));
+    assert_eq!(claimed[0].fence.token.get(), 2);
+}
+
 fn is_read_back_exactly(version: u32) {
     let (_directory, path) = copy(version);
     let store = SqliteStore::open(Config::at(&path)).unwrap();
@@ -213,7 +299,7 @@ fn is_read_back_exactly(version: u32) {
 
 #[test]
 fn a_file_of_each_version_goes_on_where_it_ended() {
-    for version in 1..=2 {
+    for version in 1..=3 {
         goes_on_where_it_ended(version);
     }
 }
@@ -225,7 +311,7 @@ fn goes_on_where_it_ended(version: u32) {
     let receipt = store.commit(new.into()).unwrap();
     assert_eq!(receipt.appended().next().unwrap().sequence.get(), 5);
     let version = store.inspect().unwrap().pragmas["user_version"];
-    assert_eq!(version, 2, "the newest version of this build");
+    assert_eq!(version, 3, "the newest version of this build");
 }
 
 /// Every version has its file: who adds a migration adds a fixture.

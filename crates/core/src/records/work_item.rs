@@ -314,7 +314,7 @@ pub struct WorkItemSummary {
     pub newest_token: Option<FencingToken>,
     /// Who holds it.
     pub holder: Option<Holder>,
-    /// Why its last attempt did not succeed.
+    /// Why the newest of its attempts that did not succeed failed.
     pub last_error: Option<String>,
     /// When it was enqueued.
     pub created_at: Timestamp,

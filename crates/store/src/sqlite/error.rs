@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agentos_core::{BoxError, LimitExceeded, StorageError};
-use rusqlite::ffi;
+use rusqlite::{Connection, ffi};
 
 /// What SQLite answered. Copied out of its error, so that every member of a
 /// group can be told.
@@ -94,6 +94,19 @@ pub(crate) fn of_commit(error: SqliteError) -> StorageError {
         }
         _ => of_sqlite(error, "committing"),
     }
+}
+
+/// Whether an error inside a transaction is one of all of it, and not of the row
+/// that was worked on.
+pub(crate) fn is_fatal(connection: &Connection, error: &StorageError) -> bool {
+    connection.is_autocommit()
+        || matches!(
+            error,
+            StorageError::DiskFull(_)
+                | StorageError::ReadOnly(_)
+                | StorageError::Io(_)
+                | StorageError::Busy { .. }
+        )
 }
 
 /// An error of the operating system about a file beside the database.

@@ -10,8 +10,12 @@
 //! one by one. When COMMIT itself fails on I/O nobody can know: every member is
 //! told so, and all connections are opened anew.
 //!
+//! Claims, renewals and sweeps are members of a group as commits are: none of them
+//! sees or commits another's half-finished work, since a member is applied from
+//! its first statement to its last before the next one begins.
+//!
 //! When the disk is full the ballast is given up. Until its room is back only
-//! what frees space is written. Chores of the upkeep come after the commits that
+//! what frees space is written, and what keeps leases true. Chores of the upkeep come after the commits that
 //! wait with them, each in transactions of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,35 +23,50 @@ use std::path::PathBuf;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use agentos_core::{Clock, Commit, Deadline, Receipt, Reclaimed, StorageError, crash_point};
+use agentos_core::{
+    ClaimRequest, Clock, Commit, Deadline, Fence, Next, PartOutcome, Receipt, Reclaimed, Renewed,
+    StaleLease, StorageError, SweepRequest, Swept, crash_point,
+};
 use rusqlite::Connection;
 
 use super::ballast::Ballast;
 use super::chores::{self, Chore};
+use super::claims::{self, Claimed, Moment};
 use super::config::Config;
 use super::connection::{check_writer, open_untouched, set_up_writer};
 use super::error::{SqliteError, of_commit, of_sqlite};
+use super::listeners::Listeners;
 use super::log_bound::LogBound;
 use super::migrate::{self, MIGRATIONS};
-use super::parts;
 use super::queue::Writer;
 use super::readers::Readers;
 use super::write_lock::{Held, WriteLock};
+use super::{parts, sweep};
 
 /// What the writer is asked to do.
 pub(crate) enum Job {
     /// Parts that become visible together.
     Commit(Commit),
+    /// Claims work.
+    Claim(ClaimRequest),
+    /// Renews leases.
+    Renew { fences: Vec<Fence>, lease: Duration },
+    /// Takes lost leases away.
+    Sweep(SweepRequest),
     /// Work on the file itself.
     Chore(Chore),
 }
 
 impl Job {
-    /// Whether it may use the room that is kept for a full disk.
-    fn frees_space(&self) -> bool {
+    /// Whether it may use the room that is kept for a full disk: what frees space,
+    /// and what lets recovery and heartbeats go on.
+    fn may_use_reserve(&self) -> bool {
         match self {
             Job::Commit(commit) => commit.frees_space(),
+            Job::Renew { .. } | Job::Sweep(_) => true,
+            Job::Claim(_) => false,
             Job::Chore(chore) => chore.frees_space(),
         }
     }
@@ -56,7 +75,30 @@ impl Job {
 /// What was done.
 pub(crate) enum Done {
     Committed(Receipt),
+    Claimed(Claimed),
+    Renewed(Vec<Result<Renewed, StaleLease>>),
+    Swept(Swept),
     Chore(Reclaimed),
+}
+
+impl Done {
+    /// Whether work may be claimable now that was not before.
+    fn brings_work(&self) -> bool {
+        match self {
+            Done::Committed(receipt) => receipt.outcomes.iter().any(|outcome| {
+                matches!(
+                    outcome,
+                    PartOutcome::WorkEnqueued { existed: false, .. }
+                        | PartOutcome::WorkReleased
+                        | PartOutcome::WorkRequeued
+                        | PartOutcome::WorkFailed(Next::Requeue { .. })
+                )
+            }),
+            Done::Claimed(claimed) => claimed.recovered,
+            Done::Swept(swept) => !swept.recovered.is_empty(),
+            Done::Renewed(_) | Done::Chore(_) => false,
+        }
+    }
 }
 
 type Answer = Result<Done, StorageError>;
@@ -68,6 +110,7 @@ pub(crate) struct SqliteWriter {
     lock: WriteLock,
     readers: Arc<Readers>,
     counters: Arc<Counters>,
+    listeners: Arc<Listeners>,
     ballast: Ballast,
     log: LogBound,
     /// `None` after an I/O error, until the next turn opens it anew.
@@ -86,6 +129,13 @@ pub(crate) struct Counters {
     pub(crate) ballast_given_up: AtomicU64,
 }
 
+/// What a writer has in common with its store.
+pub(crate) struct Shared {
+    pub(crate) readers: Arc<Readers>,
+    pub(crate) counters: Arc<Counters>,
+    pub(crate) listeners: Arc<Listeners>,
+}
+
 /// How the commits of a group are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Apart {
@@ -100,11 +150,10 @@ struct Undone;
 
 impl SqliteWriter {
     pub(crate) fn new(
-        path: PathBuf,
         config: Config,
+        path: PathBuf,
         lock: WriteLock,
-        readers: Arc<Readers>,
-        counters: Arc<Counters>,
+        shared: Shared,
         connection: Connection,
     ) -> SqliteWriter {
         SqliteWriter {
@@ -113,8 +162,9 @@ impl SqliteWriter {
             path,
             config,
             lock,
-            readers,
-            counters,
+            readers: shared.readers,
+            counters: shared.counters,
+            listeners: shared.listeners,
             connection: Some(connection),
         }
     }
@@ -168,7 +218,7 @@ impl SqliteWriter {
 
     fn run_group(
         &mut self,
-        commits: &[&Commit],
+        commits: &[&Job],
         apart: Apart,
         deadline: &Deadline,
     ) -> Result<Vec<Answer>, Undone> {
@@ -251,14 +301,14 @@ impl SqliteWriter {
                 let (bytes, bound) = (*bytes, *bound);
                 Some(StorageError::LogFull { bytes, bound })
             }
-            // What frees space may grow the log beyond its bound: on a full disk
+            // It may grow the log beyond its bound: on a full disk
             // nothing else helps.
-            Err(_) if job.frees_space() => None,
+            Err(_) if job.may_use_reserve() => None,
             Err(error) => Some(match error {
                 StorageError::DiskFull(cause) => StorageError::DiskFull(cause.to_string().into()),
                 error => StorageError::Io(error.to_string().into()),
             }),
-            Ok(()) if !has_room && !job.frees_space() => Some(StorageError::DiskFull(
+            Ok(()) if !has_room && !job.may_use_reserve() => Some(StorageError::DiskFull(
                 "the room that is kept for recovery is given up, and has not come back".into(),
             )),
             Ok(()) => None,
@@ -268,9 +318,9 @@ impl SqliteWriter {
         let mut places = Vec::with_capacity(jobs.len());
         let mut commits = Vec::with_capacity(jobs.len());
         for (place, job) in jobs.iter().enumerate() {
-            if let (Job::Commit(commit), None) = (job, &answers[place]) {
+            if !matches!(job, Job::Chore(_)) && answers[place].is_none() {
                 places.push(place);
-                commits.push(commit);
+                commits.push(*job);
             }
         }
         for (place, answer) in places.into_iter().zip(self.run_commits(&commits, deadline)) {
@@ -287,7 +337,7 @@ impl SqliteWriter {
             .collect()
     }
 
-    fn run_commits(&mut self, commits: &[&Commit], deadline: &Deadline) -> Vec<Answer> {
+    fn run_commits(&mut self, commits: &[&Job], deadline: &Deadline) -> Vec<Answer> {
         if commits.is_empty() {
             return Vec::new();
         }
@@ -327,11 +377,11 @@ impl SqliteWriter {
         answer.map(Done::Chore)
     }
 
-    fn run_each_alone(&mut self, commits: &[&Commit], deadline: &Deadline) -> Vec<Answer> {
+    fn run_each_alone(&mut self, commits: &[&Job], deadline: &Deadline) -> Vec<Answer> {
         self.counters
             .run_alone_again
             .fetch_add(commits.len() as u64, Ordering::Relaxed);
-        let alone = |&commit: &&Commit| {
+        let alone = |&commit: &&Job| {
             self.reopen()?;
             match self.run_group(slice::from_ref(&commit), Apart::Together, deadline) {
                 Ok(mut answers) => answers.pop().unwrap_or_else(Self::panicked),
@@ -392,7 +442,7 @@ impl Writer for SqliteWriter {
         if full.is_some_and(|error| self.give_up_for(error)) {
             // Now there is room for what frees more of it.
             let again: Vec<usize> = (0..jobs.len())
-                .filter(|&place| is_full(&answers[place]) && jobs[place].frees_space())
+                .filter(|&place| is_full(&answers[place]) && jobs[place].may_use_reserve())
                 .collect();
             let jobs: Vec<&Job> = again.iter().map(|&place| jobs[place]).collect();
             for (place, answer) in again.into_iter().zip(self.run_jobs(&jobs, deadline)) {
@@ -400,6 +450,9 @@ impl Writer for SqliteWriter {
             }
         }
         drop(turn);
+        if answers.iter().flatten().any(Done::brings_work) {
+            self.listeners.tell();
+        }
         answers
     }
 
@@ -427,10 +480,23 @@ impl Writer for SqliteWriter {
     }
 }
 
-fn apply(connection: &Connection, commit: &Commit, clock: &dyn Clock) -> Answer {
+fn apply(connection: &Connection, job: &Job, clock: &dyn Clock) -> Answer {
     // A defect in one commit's code must not take its neighbours with it.
-    catch_unwind(AssertUnwindSafe(|| {
-        parts::apply(connection, commit, clock.wall()).map(Done::Committed)
+    catch_unwind(AssertUnwindSafe(|| match job {
+        Job::Commit(commit) => parts::apply(connection, commit, clock.wall()).map(Done::Committed),
+        Job::Claim(request) => {
+            claims::claim(connection, request, &Moment::of(clock)).map(Done::Claimed)
+        }
+        Job::Renew { fences, lease } => {
+            claims::renew(connection, fences, *lease, &Moment::of(clock)).map(Done::Renewed)
+        }
+        Job::Sweep(request) => {
+            sweep::batch(connection, request, &Moment::of(clock)).map(Done::Swept)
+        }
+        Job::Chore(_) => Err(StorageError::Internal {
+            context: "applying a commit".into(),
+            cause: "a chore is no member of a group".into(),
+        }),
     }))
     .unwrap_or_else(|_| {
         Err(StorageError::Internal {
@@ -442,7 +508,7 @@ fn apply(connection: &Connection, commit: &Commit, clock: &dyn Clock) -> Answer 
 
 fn apply_in_savepoint(
     connection: &Connection,
-    commit: &Commit,
+    commit: &Job,
     clock: &dyn Clock,
 ) -> Result<Answer, SqliteError> {
     run(connection, "SAVEPOINT one")?;

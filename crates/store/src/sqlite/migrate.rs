@@ -29,6 +29,10 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "0002_upkeep",
         sql: include_str!("migrations/0002_upkeep.sql"),
     },
+    Migration {
+        name: "0003_leases",
+        sql: include_str!("migrations/0003_leases.sql"),
+    },
 ];
 
 /// Newest schema version of this build.

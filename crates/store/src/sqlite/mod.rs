@@ -10,6 +10,7 @@ mod backup;
 mod ballast;
 mod checkpoints;
 mod chores;
+mod claims;
 mod config;
 mod connection;
 mod create;
@@ -19,6 +20,8 @@ mod error;
 mod file_system;
 mod group_commit;
 mod inspect;
+mod leases;
+mod listeners;
 mod locks;
 mod log_bound;
 mod migrate;
@@ -32,15 +35,17 @@ mod registry;
 mod retention;
 mod rows;
 mod statements;
+mod sweep;
 mod tasks;
 mod upkeep;
+mod work;
 mod write_lock;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use agentos_core::{Commit, Deadline, Limits, Receipt, Storage, StorageError, Timestamp};
+use agentos_core::{BootTime, Commit, Deadline, Limits, Receipt, Storage, StorageError, Timestamp};
 
 pub use self::backup::BackupReport;
 pub use self::config::{Config, Durability};
@@ -48,6 +53,7 @@ pub use self::doctor::{Check, Condition, Finding, Report};
 pub use self::dump::{DumpOptions, DumpReport, dump};
 use self::group_commit::{Counters, Done, Job, SqliteWriter};
 pub use self::inspect::{FileFacts, Inspection, Integrity, inspect};
+use self::listeners::Listeners;
 pub use self::locks::{LockFacts, ReaderFacts};
 use self::queue::Queue;
 use self::readers::Readers;
@@ -67,6 +73,7 @@ pub struct SqliteStore {
     queue: Queue<SqliteWriter>,
     readers: Arc<Readers>,
     counters: Arc<Counters>,
+    listeners: Arc<Listeners>,
     /// `synchronous` as it was read back from the writing connection.
     synchronous: i64,
     /// The file that was opened, whatever has its name now.
@@ -80,9 +87,9 @@ pub struct SqliteStore {
 /// What a store has done since it was opened, and how many wait now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoreCounters {
-    /// Commits that were acknowledged.
+    /// Writes (commits, claims, renewals and sweeps) that were acknowledged.
     pub commits: u64,
-    /// Commits that were answered with an error by the writer.
+    /// Writes that were answered with an error by the writer.
     pub failed: u64,
     /// Transactions that carried them; each is one sync with `Durability::Full`.
     pub groups: u64,
@@ -136,6 +143,12 @@ impl SqliteStore {
         self.queue.with_writer(SqliteWriter::close);
     }
 
+    /// Has the writer do a job, and waits for its answer as long as is configured.
+    pub(crate) fn submit(&self, job: Job) -> Result<Done, StorageError> {
+        let deadline = Deadline::after(self.config.busy_timeout);
+        self.queue.submit(job, &deadline)
+    }
+
     /// What the store has done, and how many wait.
     pub fn counters(&self) -> StoreCounters {
         let counters = &self.counters;
@@ -170,15 +183,11 @@ impl Storage for SqliteStore {
     fn commit(&self, commit: Commit) -> Result<Receipt, StorageError> {
         commit.check(&self.config.limits)?;
         let parts = commit.parts().len();
-        let deadline = Deadline::after(self.config.busy_timeout);
-        let receipt = match self.queue.submit(Job::Commit(commit), &deadline)? {
-            Done::Committed(receipt) => receipt,
-            Done::Chore(_) => {
-                return Err(StorageError::Internal {
-                    context: "committing".into(),
-                    cause: "it was answered as a chore".into(),
-                });
-            }
+        let Done::Committed(receipt) = self.submit(Job::Commit(commit))? else {
+            return Err(StorageError::Internal {
+                context: "committing".into(),
+                cause: "it was answered as something else".into(),
+            });
         };
         assert_eq!(
             receipt.outcomes.len(),
@@ -194,6 +203,10 @@ impl Storage for SqliteStore {
 
     fn now(&self) -> Timestamp {
         self.config.clock.wall()
+    }
+
+    fn boot_now(&self) -> BootTime {
+        self.config.clock.boot()
     }
 
     fn own_files(&self) -> Vec<PathBuf> {

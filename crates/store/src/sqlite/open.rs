@@ -20,7 +20,8 @@ use super::config::Config;
 use super::connection::{check_version, open_untouched, pragma, set_up_writer};
 use super::create::{clear_leftover, create};
 use super::error::{SqliteError, of_io, of_sqlite};
-use super::group_commit::{Counters, SqliteWriter};
+use super::group_commit::{Counters, Shared, SqliteWriter};
+use super::listeners::Listeners;
 use super::migrate::{self, MIGRATIONS};
 use super::paths::{resolve, with_suffix};
 use super::queue::Queue;
@@ -91,12 +92,16 @@ fn open_at(path: PathBuf, config: Config) -> Result<SqliteStore, StorageError> {
 
     let counters = Arc::new(Counters::default());
     let readers = Arc::new(Readers::new(&path, config.readers, config.busy_timeout));
+    let listeners = Arc::new(Listeners::default());
     let writer = SqliteWriter::new(
-        path.clone(),
         config.clone(),
+        path.clone(),
         lock,
-        Arc::clone(&readers),
-        Arc::clone(&counters),
+        Shared {
+            readers: Arc::clone(&readers),
+            counters: Arc::clone(&counters),
+            listeners: Arc::clone(&listeners),
+        },
         connection,
     );
     let queue = Queue::new(
@@ -111,6 +116,7 @@ fn open_at(path: PathBuf, config: Config) -> Result<SqliteStore, StorageError> {
         queue,
         readers,
         counters,
+        listeners,
         synchronous,
         identity,
         closed: Mutex::new(false),

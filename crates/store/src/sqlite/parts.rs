@@ -5,25 +5,25 @@ use agentos_core::records::checkpoint::Sealed;
 use agentos_core::records::task::metadata_text;
 use agentos_core::{
     AppendCheckpoint, Appended, AuditLine, Commit, EvidenceResult, NewTask, Part, PartOutcome,
-    Receipt, RecordVerification, SetTaskStatus, StorageError, TaskStatus, Timestamp,
+    Receipt, RecordVerification, SetTaskStatus, StorageError, TaskId, TaskStatus, Timestamp,
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension, named_params, params};
+use serde_json::Value;
 
 use super::error::of;
-use super::{checkpoints, prune, statements, tasks};
+use super::{checkpoints, prune, statements, tasks, work};
 
-/// Applies a commit's parts in order. On an error some may have been applied:
-/// the caller rolls back.
+/// Applies a commit: first its fence is checked, then its parts are applied in
+/// order. On an error some may have been applied: the caller rolls back.
 pub(crate) fn apply(
     connection: &Connection,
     commit: &Commit,
     now: Timestamp,
 ) -> Result<Receipt, StorageError> {
-    let apply = Apply {
-        connection,
-        now,
-        now_text: now.to_text(),
-    };
+    if let Some(fence) = commit.fence() {
+        work::require(connection, fence)?;
+    }
+    let apply = Apply::new(connection, now);
     let outcomes = commit
         .parts()
         .iter()
@@ -33,13 +33,31 @@ pub(crate) fn apply(
 }
 
 /// One commit under way: all of its rows carry one moment.
-struct Apply<'c> {
-    connection: &'c Connection,
-    now: Timestamp,
-    now_text: String,
+pub(crate) struct Apply<'c> {
+    pub(crate) connection: &'c Connection,
+    pub(crate) now: Timestamp,
+    pub(crate) now_text: String,
 }
 
-impl Apply<'_> {
+/// An audit line, of whatever kind.
+pub(crate) struct Line<'l> {
+    pub(crate) task: Option<&'l TaskId>,
+    pub(crate) event: &'l str,
+    pub(crate) from: Option<&'l str>,
+    pub(crate) to: Option<&'l str>,
+    pub(crate) reason: Option<&'l str>,
+    pub(crate) detail: &'l Value,
+}
+
+impl<'c> Apply<'c> {
+    pub(crate) fn new(connection: &'c Connection, now: Timestamp) -> Apply<'c> {
+        Apply {
+            connection,
+            now,
+            now_text: now.to_text(),
+        }
+    }
+
     fn part(&self, part: &Part) -> Result<PartOutcome, StorageError> {
         match part {
             Part::CreateTask(task) => self.create_task(task),
@@ -49,6 +67,12 @@ impl Apply<'_> {
             Part::Audit(line) => self.audit(line),
             Part::PruneCheckpoints(plan) => prune::prune_checkpoints(self.connection, plan),
             Part::PruneRows(plan) => prune::prune_rows(self.connection, plan, self.now),
+            Part::EnqueueWork(item) => self.enqueue(item),
+            Part::CompleteWork(work) => self.complete(work),
+            Part::FailWork(work) => self.fail(work),
+            Part::ReleaseWork(work) => self.release(work),
+            Part::CancelWork(work) => self.cancel(work),
+            Part::RequeueWork(work) => self.requeue(work),
         }
     }
 
@@ -125,7 +149,10 @@ impl Apply<'_> {
         Ok(PartOutcome::TaskStatusSet { from, to })
     }
 
-    fn append_checkpoint(&self, new: &AppendCheckpoint) -> Result<PartOutcome, StorageError> {
+    pub(crate) fn append_checkpoint(
+        &self,
+        new: &AppendCheckpoint,
+    ) -> Result<PartOutcome, StorageError> {
         let context = "appending a checkpoint";
         let number: Option<i64> = self
             .prepare(statements::CHECKPOINTS_NEXT_NUMBER)?
@@ -236,21 +263,32 @@ impl Apply<'_> {
         from: Option<TaskStatus>,
         to: Option<TaskStatus>,
     ) -> Result<(), StorageError> {
+        self.write_line(&Line {
+            task: Some(&line.task),
+            event: &line.event,
+            from: from.map(TaskStatus::as_str),
+            to: to.map(TaskStatus::as_str),
+            reason: line.reason.as_deref(),
+            detail: &line.detail,
+        })
+    }
+
+    pub(crate) fn write_line(&self, line: &Line<'_>) -> Result<(), StorageError> {
         self.prepare(statements::AUDITS_INSERT)?
             .execute(named_params! {
-                ":task": line.task.as_str(),
+                ":task": line.task.map(TaskId::as_str),
                 ":event": line.event,
-                ":from": from.map(TaskStatus::as_str),
-                ":to": to.map(TaskStatus::as_str),
+                ":from": line.from,
+                ":to": line.to,
                 ":reason": line.reason,
-                ":detail": metadata_text(&line.detail),
+                ":detail": metadata_text(line.detail),
                 ":now": self.now_text,
             })
             .map_err(|error| of(&error, "writing an audit line"))?;
         Ok(())
     }
 
-    fn prepare(&self, sql: &str) -> Result<CachedStatement<'_>, StorageError> {
+    pub(crate) fn prepare(&self, sql: &str) -> Result<CachedStatement<'_>, StorageError> {
         self.connection
             .prepare_cached(sql)
             .map_err(|error| of(&error, "preparing a statement"))

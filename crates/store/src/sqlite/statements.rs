@@ -29,6 +29,21 @@ statements! {
     INTEGRITY_LAST_SOUND = "integrity/last_sound.sql";
     INTEGRITY_UNSOUND = "integrity/unsound.sql";
     INTEGRITY_NOTE = "integrity/note.sql";
+    LEASES_BEGIN_ATTEMPT = "leases/begin_attempt.sql";
+    LEASES_CLAIM = "leases/claim.sql";
+    LEASES_EARLIER_STARTS = "leases/earlier_starts.sql";
+    LEASES_END = "leases/end.sql";
+    LEASES_END_ATTEMPT = "leases/end_attempt.sql";
+    LEASES_END_EARLIER_START = "leases/end_earlier_start.sql";
+    LEASES_END_EXPIRED = "leases/end_expired.sql";
+    LEASES_EXPIRED = "leases/expired.sql";
+    LEASES_FIND_ANY = "leases/find_any.sql";
+    LEASES_FIND_BY_TASK = "leases/find_by_task.sql";
+    LEASES_FIND_BY_TYPE = "leases/find_by_type.sql";
+    LEASES_HELD = "leases/held.sql";
+    LEASES_NEXT_DEADLINE = "leases/next_deadline.sql";
+    LEASES_NEXT_TYPE_OF_TASK = "leases/next_type_of_task.sql";
+    LEASES_RENEW = "leases/renew.sql";
     RETENTION_AUDITS_BEYOND = "retention/audits_beyond.sql";
     RETENTION_AUDITS_COUNT = "retention/audits_count.sql";
     RETENTION_AUDITS_DELETE = "retention/audits_delete.sql";
@@ -64,6 +79,15 @@ statements! {
     TASKS_INSERT = "tasks/insert.sql";
     TASKS_LIST = "tasks/list.sql";
     TASKS_SET_STATUS = "tasks/set_status.sql";
+    WORK_ATTEMPTS = "work/attempts.sql";
+    WORK_BY_KEY = "work/by_key.sql";
+    WORK_CANCEL_PENDING = "work/cancel_pending.sql";
+    WORK_COUNT = "work/count.sql";
+    WORK_ENQUEUE = "work/enqueue.sql";
+    WORK_GET = "work/get.sql";
+    WORK_LIST = "work/list.sql";
+    WORK_LIST_OF_TASK = "work/list_of_task.sql";
+    WORK_REQUEUE = "work/requeue.sql";
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use agentos_core::{Deadline, LogShortened, Reclaimed, StorageError, UpkeepStorage, crash_point};
+use agentos_core::{LogShortened, Reclaimed, StorageError, UpkeepStorage, crash_point};
 
 use super::SqliteStore;
 use super::ballast::Ballast;
@@ -19,12 +19,11 @@ use super::paths::with_suffix;
 
 impl SqliteStore {
     pub(crate) fn chore(&self, chore: Chore) -> Result<Reclaimed, StorageError> {
-        let deadline = Deadline::after(self.config.busy_timeout);
-        match self.queue.submit(Job::Chore(chore), &deadline)? {
+        match self.submit(Job::Chore(chore))? {
             Done::Chore(reclaimed) => Ok(reclaimed),
-            Done::Committed(_) => Err(StorageError::Internal {
+            _ => Err(StorageError::Internal {
                 context: "a chore".into(),
-                cause: "it was answered as a commit".into(),
+                cause: "it was answered as something else".into(),
             }),
         }
     }

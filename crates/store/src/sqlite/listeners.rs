@@ -1,0 +1,26 @@
+//! Those who want to know of work that became claimable.
+
+use std::sync::Weak;
+
+use agentos_core::WorkListener;
+
+use crate::sync::Mutex;
+
+/// Listeners of one store. Those that are gone are forgotten.
+#[derive(Default)]
+pub(crate) struct Listeners(Mutex<Vec<Weak<dyn WorkListener>>>);
+
+impl Listeners {
+    pub(crate) fn add(&self, listener: Weak<dyn WorkListener>) {
+        let mut listeners = self.0.lock();
+        listeners.retain(|listener| listener.strong_count() > 0);
+        listeners.push(listener);
+    }
+
+    pub(crate) fn tell(&self) {
+        let listeners: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
+        for listener in listeners {
+            listener.work_arrived();
+        }
+    }
+}

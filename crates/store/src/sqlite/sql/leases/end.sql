@@ -1,0 +1,16 @@
+-- The fence: this very claim, and the item still in progress. The token stays.
+UPDATE work_items
+SET status = :to,
+    attempts = :attempts,
+    available_at = coalesce(:available_at, available_at),
+    last_error = coalesce(:error, last_error),
+    result = :result,
+    lease_holder = NULL,
+    lease_incarnation = NULL,
+    lease_acquired_at = NULL,
+    lease_expires_at = NULL,
+    lease_boot_id = NULL,
+    lease_deadline_us = NULL,
+    checkpoint_sequence = NULL,
+    updated_at = :now
+WHERE work_item_id = :item AND status = 'in_progress' AND lease_token = :token

@@ -1,0 +1,7 @@
+-- The item that has been due for longest, or will be due first, of the highest
+-- priority below the given one.
+SELECT work_item_id, priority, available_at
+FROM work_items INDEXED BY idx_work_items_status_priority
+WHERE status = 'pending' AND priority < :below
+ORDER BY priority DESC, available_at, work_item_id
+LIMIT 1
