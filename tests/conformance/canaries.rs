@@ -4,15 +4,20 @@
 //! that the sound store passes, unchanged; if one passes as well, the check is
 //! worth nothing.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Weak;
+use std::time::Duration;
 
 use agentos_core::{
-    Audit, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage, CheckpointSummary, Codec,
-    Commit, Cursor, EvidenceResult, FoundCheckpoint, Limits, LogShortened, Page, Prunable,
-    PruneCheckpoints, PruneRows, Receipt, Reclaimed, RetentionStorage, RowAnswer, RowMark,
-    RowQuestion, RowStorage, SequenceNumber, Snapshot, Storage, StorageError, Task, TaskId,
-    TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
+    Attempt, Audit, BootTime, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
+    CheckpointSummary, ClaimRequest, Codec, Commit, Cursor, EvidenceResult, Fence, FoundCheckpoint,
+    Lease, LeaseStorage, Limits, LogShortened, Outlook, Page, Prunable, PruneCheckpoints,
+    PruneRows, Receipt, Reclaimed, Renewed, RetentionStorage, RowAnswer, RowMark, RowQuestion,
+    RowStorage, SequenceNumber, Snapshot, StaleLease, Storage, StorageError, SweepRequest, Swept,
+    Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem,
+    WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
 };
 use agentos_tests::{Open, append, fresh, new_task, task_id};
 use rusqlite::Connection;
@@ -131,6 +136,10 @@ impl Storage for Canary {
         self.store.now()
     }
 
+    fn boot_now(&self) -> BootTime {
+        self.store.boot_now()
+    }
+
     fn own_files(&self) -> Vec<PathBuf> {
         self.store.own_files()
     }
@@ -240,6 +249,62 @@ impl RetentionStorage for Canary {
 
     fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError> {
         self.answer(self.store.prunable_rows(plan))
+    }
+}
+
+impl LeaseStorage for Canary {
+    fn claim(&self, request: &ClaimRequest) -> Result<Vec<Lease>, StorageError> {
+        self.answer(self.store.claim(request))
+    }
+
+    fn renew(
+        &self,
+        fences: &[Fence],
+        lease: Duration,
+    ) -> Result<Vec<Result<Renewed, StaleLease>>, StorageError> {
+        self.answer(self.store.renew(fences, lease))
+    }
+
+    fn sweep(&self, request: &SweepRequest) -> Result<Swept, StorageError> {
+        self.answer(self.store.sweep(request))
+    }
+
+    fn work_item(&self, id: WorkItemId) -> Result<Option<WorkItem>, StorageError> {
+        self.answer(self.store.work_item(id))
+    }
+
+    fn work_items(
+        &self,
+        status: WorkItemStatus,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<WorkItemSummary>, StorageError> {
+        self.answer(self.store.work_items(status, after, self.rows(rows)))
+    }
+
+    fn work_items_of(
+        &self,
+        task: &TaskId,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<WorkItemSummary>, StorageError> {
+        self.answer(self.store.work_items_of(task, after, self.rows(rows)))
+    }
+
+    fn count_work_items(&self) -> Result<BTreeMap<WorkItemStatus, u64>, StorageError> {
+        self.answer(self.store.count_work_items())
+    }
+
+    fn attempts(&self, item: WorkItemId) -> Result<Vec<Attempt>, StorageError> {
+        self.answer(self.store.attempts(item))
+    }
+
+    fn outlook(&self, filter: &WorkFilter) -> Result<Outlook, StorageError> {
+        self.answer(self.store.outlook(filter))
+    }
+
+    fn listen(&self, listener: Weak<dyn WorkListener>) {
+        self.store.listen(listener);
     }
 }
 

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::Duration;
 
 use agentos_core::{
-    AuditLine, CheckpointStorage, Clock, Commit, Limits, Receipt, SequenceNumber, SetTaskStatus,
-    Storage, StorageError, TaskStatus, TaskStorage, Timestamp,
+    AuditLine, BootTime, CheckpointStorage, Clock, Commit, Limits, Receipt, SequenceNumber,
+    SetTaskStatus, Storage, StorageError, SystemClock, TaskStatus, TaskStorage, Timestamp,
 };
 use agentos_store::sqlite::SqliteStore;
 use agentos_tests::{append, config, fresh, new_task, numbers, task_id, wait_until};
@@ -183,6 +183,10 @@ impl Clock for Bomb {
         self.panics.store(left.saturating_sub(1), Ordering::SeqCst);
         assert!(left == 0, "the clock is broken");
         Timestamp::from_unix_micros(0)
+    }
+
+    fn boot(&self) -> BootTime {
+        SystemClock.boot()
     }
 }
 

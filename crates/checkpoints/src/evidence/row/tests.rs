@@ -1,12 +1,16 @@
 //! Rows: their stored form, and what an answer that never came means.
 
+use std::collections::BTreeMap;
+use std::sync::Weak;
 use std::time::Duration;
 
 use agentos_core::{
-    Audit, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage, CheckpointSummary, Commit,
-    Cursor, EvidenceResult, FoundCheckpoint, Limits, LogShortened, Page, Prunable,
-    PruneCheckpoints, PruneRows, Receipt, Reclaimed, RetentionStorage, RowMark, RowStorage,
-    SequenceNumber, Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
+    Attempt, Audit, BootId, BootTime, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
+    CheckpointSummary, ClaimRequest, Commit, Cursor, EvidenceResult, Fence, FoundCheckpoint, Lease,
+    LeaseStorage, Limits, LogShortened, Outlook, Page, Prunable, PruneCheckpoints, PruneRows,
+    Receipt, Reclaimed, Renewed, RetentionStorage, RowMark, RowStorage, SequenceNumber, StaleLease,
+    SweepRequest, Swept, Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
+    WorkFilter, WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
 };
 
 use super::*;
@@ -179,6 +183,60 @@ impl RetentionStorage for Unwilling {
     }
 }
 
+impl LeaseStorage for Unwilling {
+    fn claim(&self, _: &ClaimRequest) -> Result<Vec<Lease>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn renew(
+        &self,
+        _: &[Fence],
+        _: Duration,
+    ) -> Result<Vec<Result<Renewed, StaleLease>>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn sweep(&self, _: &SweepRequest) -> Result<Swept, StorageError> {
+        Err((self.0)())
+    }
+
+    fn work_item(&self, _: WorkItemId) -> Result<Option<WorkItem>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn work_items(
+        &self,
+        _: WorkItemStatus,
+        _: Option<Cursor>,
+        _: u32,
+    ) -> Result<Page<WorkItemSummary>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn work_items_of(
+        &self,
+        _: &TaskId,
+        _: Option<Cursor>,
+        _: u32,
+    ) -> Result<Page<WorkItemSummary>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn count_work_items(&self) -> Result<BTreeMap<WorkItemStatus, u64>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn attempts(&self, _: WorkItemId) -> Result<Vec<Attempt>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn outlook(&self, _: &WorkFilter) -> Result<Outlook, StorageError> {
+        Err((self.0)())
+    }
+
+    fn listen(&self, _: Weak<dyn WorkListener>) {}
+}
+
 impl UpkeepStorage for Unwilling {
     fn reclaim_space(&self, _: u64) -> Result<Reclaimed, StorageError> {
         Err((self.0)())
@@ -202,6 +260,7 @@ impl Storage for Unwilling {
         const LIMITS: &Limits = &Limits {
             snapshot_bytes: 0,
             metadata_bytes: 0,
+            payload_bytes: 0,
             queue_length: 1,
         };
         LIMITS
@@ -209,6 +268,13 @@ impl Storage for Unwilling {
 
     fn now(&self) -> Timestamp {
         Timestamp::from_unix_micros(0)
+    }
+
+    fn boot_now(&self) -> BootTime {
+        BootTime {
+            boot: BootId::new("test"),
+            micros: 0,
+        }
     }
 
     fn own_files(&self) -> Vec<PathBuf> {
