@@ -103,6 +103,7 @@ fn each_crate_depends_only_on_what_is_below_it() {
         ("agentos-checkpoints", &["agentos-core", "agentos-process"]),
         ("agentos-chaos", &["agentos-core", "agentos-process"]),
         ("agentos-recovery", &["agentos-core", "agentos-checkpoints"]),
+        ("agentos-worker-pool", &["agentos-core"]),
     ]);
     for (name, dependencies) in crates() {
         let allowed = below
