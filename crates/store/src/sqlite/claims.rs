@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use agentos_core::limits::{PRIORITY_MAX, SWEEP_ROWS_PER_CLAIM};
+use agentos_core::limits::SWEEP_ROWS_PER_CLAIM;
 use agentos_core::{
     BootTime, ClaimRequest, Clock, Fence, FencingToken, Lease, Lost, Renewed, StaleLease,
     StorageError, SweepRequest, TaskId, Timestamp, WorkFilter, WorkItemId, crash_point,
@@ -215,7 +215,8 @@ impl Scope<'_> {
                 Scope::TaskType(..) => statements::LEASES_FIND_BY_TASK,
             },
         )?;
-        let mut below = i64::from(PRIORITY_MAX) + 1;
+        // A shell may have given any priority.
+        let mut below = i64::MAX;
         let mut first_later: Option<Timestamp> = None;
         loop {
             let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
