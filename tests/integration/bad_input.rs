@@ -7,7 +7,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 
 use agentos_core::{Storage, StorageError};
-use agentos_store::sqlite::{SqliteStore, dump, inspect};
+use agentos_store::sqlite::{SCHEMA_VERSION, SqliteStore, dump, inspect};
 use agentos_tests::{Victim, append, config, contents, fresh, names, new_task};
 use rusqlite::Connection;
 use rusqlite::config::DbConfig;
@@ -115,7 +115,7 @@ fn a_newer_schema_is_refused_by_its_version() {
             error,
             StorageError::NewerSchema {
                 found: 99,
-                known: 2
+                known: SCHEMA_VERSION
             }
         ),
         "{error:?}"
@@ -145,7 +145,7 @@ fn a_newer_schema_in_the_log_alone_is_refused() {
                 error,
                 StorageError::NewerSchema {
                     found: 99,
-                    known: 2
+                    known: SCHEMA_VERSION
                 }
             ),
             "{error:?}"

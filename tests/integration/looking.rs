@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use agentos_core::{Commit, Storage, StorageError, TaskStatus};
-use agentos_store::sqlite::{DumpOptions, DumpReport, dump, inspect};
+use agentos_store::sqlite::{DumpOptions, DumpReport, SCHEMA_VERSION, dump, inspect};
 use agentos_tests::{
     Victim, append, contents, fresh, names, new_task, numbers, settle, task_id, wait_for_waiter,
 };
@@ -66,7 +66,7 @@ fn inspect_names_readers_counts_rows_and_sizes() {
         ("checkpoints", 3),
         ("task_audits", 3),
         ("checkpoint_counters", 3),
-        ("schema_migrations", 2),
+        ("schema_migrations", SCHEMA_VERSION.into()),
         ("work_items", 0),
         ("idempotency_keys", 0),
         ("evidence_results", 0),

@@ -8,7 +8,7 @@ use std::thread;
 
 use agentos_core::limits::COMMITS_PER_GROUP_MAX;
 use agentos_core::{Commit, Storage, StorageError, TaskStorage};
-use agentos_store::sqlite::{Durability, SqliteStore, inspect};
+use agentos_store::sqlite::{Durability, SCHEMA_VERSION, SqliteStore, inspect};
 use agentos_tests::{
     Gate, Victim, append, at, config, contents, fresh, names, new_task, numbers, task_id,
     wait_until,
@@ -106,7 +106,7 @@ fn every_setting_is_as_promised() {
         assert_eq!(facts.synchronous, Some(synchronous));
         for (pragma, value) in [
             ("application_id", 0x4147_4f53),
-            ("user_version", 2),
+            ("user_version", SCHEMA_VERSION.into()),
             ("auto_vacuum", 2),
             ("mmap_size", 0),
         ] {
@@ -142,20 +142,11 @@ fn a_file_is_reopened_with_what_it_held() {
 fn a_killed_creation_is_taken_up_by_the_next() {
     let scratch = tempfile::tempdir().unwrap();
     let points = points_of_opening(&scratch.path().join("dry.db"));
-    assert_eq!(
-        points,
-        [
-            "create.empty",
-            "migrate.before",
-            "migrate.before_commit",
-            "migrate.after",
-            "migrate.before",
-            "migrate.before_commit",
-            "migrate.after",
-            "create.before_rename",
-            "create.after_rename",
-        ]
-    );
+    let migration = ["migrate.before", "migrate.before_commit", "migrate.after"];
+    let mut expected = vec!["create.empty"];
+    (0..SCHEMA_VERSION).for_each(|_| expected.extend(migration));
+    expected.extend(["create.before_rename", "create.after_rename"]);
+    assert_eq!(points, expected);
     for (at_point, point) in points.iter().enumerate() {
         let before = points[..=at_point].iter();
         let hit = before.filter(|other| *other == point).count().to_string();

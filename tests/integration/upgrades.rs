@@ -5,6 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use agentos_core::{Storage, TaskStatus, TaskStorage};
+use agentos_store::sqlite::SCHEMA_VERSION;
 use agentos_tests::{Victim, at, numbers};
 
 use crate::VICTIM;
@@ -52,7 +53,10 @@ fn a_file_that_is_killed_on_its_way_to_the_next_version_is_whole() {
             store.audits(&running[0].id, None, 10).unwrap().items.len(),
             3
         );
-        assert_eq!(store.inspect().unwrap().pragmas["user_version"], 2);
+        assert_eq!(
+            store.inspect().unwrap().pragmas["user_version"],
+            i64::from(SCHEMA_VERSION)
+        );
         let next = agentos_tests::append(task, "state");
         let receipt = store.commit(next.into()).unwrap();
         assert_eq!(receipt.appended().next().unwrap().sequence.get(), 5);

@@ -36,7 +36,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
 ];
 
 /// Newest schema version of this build.
-pub(crate) const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
+pub const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
 
 /// Refuses a file from a newer build, and one whose applied migrations had
 /// another text. Reads only.
@@ -62,6 +62,21 @@ pub(crate) fn check(
                 reason: format!("its migration {} had another text", migration.name),
             });
         }
+    }
+    // A version that was set back, by whatever, would have steps applied twice.
+    let recorded: bool = match found {
+        0 => false,
+        _ => connection
+            .query_row(
+                "SELECT EXISTS (SELECT 1 FROM schema_migrations WHERE version > ?1)",
+                [found],
+                |row| row.get(0),
+            )
+            .map_err(|error| of(&error, "reading the applied migrations"))?,
+    };
+    if recorded {
+        let detail = format!("it says {found}, and a later migration was applied");
+        return Err(StorageError::corrupt("the schema version", detail));
     }
     Ok(found)
 }
@@ -146,9 +161,14 @@ fn apply(
     connection
         .execute_batch("BEGIN IMMEDIATE")
         .map_err(|error| of(&error, context))?;
-    connection
-        .execute_batch(migration.sql)
-        .map_err(|error| of(&error, context))?;
+    connection.execute_batch(migration.sql).map_err(|error| {
+        let error = SqliteError::from(&error);
+        match error.primary() {
+            // Something has the name of what the step makes.
+            ffi::SQLITE_ERROR => StorageError::corrupt("the schema", error),
+            _ => of_sqlite(error, context),
+        }
+    })?;
     connection
         .execute(
             "INSERT INTO schema_migrations (version, name, digest, applied_at)
@@ -291,6 +311,36 @@ mod tests {
             StorageError::NewerSchema { found: 2, known: 1 }
         ));
         assert_eq!(version(&connection).unwrap(), 2);
+    }
+
+    /// Goal: whoever made an index of a name that a later version uses is told so
+    /// by type, and the file stays as it is.
+    #[test]
+    fn a_name_that_is_taken_is_refused_and_leaves_the_version_before_it() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, ONE, NOW).unwrap();
+        connection
+            .execute_batch("CREATE TABLE more (mine TEXT)")
+            .unwrap();
+        let error = migrate(&connection, TWO, NOW).unwrap_err();
+        assert!(
+            matches!(&error, StorageError::Corrupt { what, .. } if what == "the schema"),
+            "{error:?}"
+        );
+        assert_eq!(version(&connection).unwrap(), 1);
+        assert!(connection.is_autocommit());
+    }
+
+    #[test]
+    fn a_version_that_was_set_back_is_damage() {
+        let connection = Connection::open_in_memory().unwrap();
+        migrate(&connection, TWO, NOW).unwrap();
+        connection.execute_batch("PRAGMA user_version = 1").unwrap();
+        let error = migrate(&connection, TWO, NOW).unwrap_err();
+        assert!(
+            matches!(&error, StorageError::Corrupt { what, .. } if what == "the schema version"),
+            "{error:?}"
+        );
     }
 
     #[test]

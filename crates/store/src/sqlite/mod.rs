@@ -55,6 +55,7 @@ use self::group_commit::{Counters, Done, Job, SqliteWriter};
 pub use self::inspect::{FileFacts, Inspection, Integrity, inspect};
 use self::listeners::Listeners;
 pub use self::locks::{LockFacts, ReaderFacts};
+pub use self::migrate::SCHEMA_VERSION;
 use self::queue::Queue;
 use self::readers::Readers;
 use self::registry::Registered;
