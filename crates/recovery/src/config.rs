@@ -1,12 +1,13 @@
-//! How upkeep is done: how often, how much at a time, what is kept.
+//! How upkeep and sweeps are done: how often, how much at a time, what is kept,
+//! what follows a lost lease.
 
 use std::time::Duration;
 
 use agentos_core::limits::{
-    FREE_BYTES_KEPT_DEFAULT, PRUNE_ROWS_MAX, UPKEEP_INTERVAL_DEFAULT, UPKEEP_INTERVAL_MAX,
-    UPKEEP_INTERVAL_MIN, UPKEEP_PAUSE_DEFAULT, UPKEEP_PAUSE_MAX,
+    FREE_BYTES_KEPT_DEFAULT, PRUNE_ROWS_MAX, SWEEP_ROWS_DEFAULT, UPKEEP_INTERVAL_DEFAULT,
+    UPKEEP_INTERVAL_MAX, UPKEEP_INTERVAL_MIN, UPKEEP_PAUSE_DEFAULT, UPKEEP_PAUSE_MAX,
 };
-use agentos_core::{InvalidInput, Retention, StorageError};
+use agentos_core::{InvalidInput, Lost, Retention, RetryRule, StorageError, SweepRequest};
 
 /// How upkeep is done.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,9 +62,69 @@ impl UpkeepConfig {
     }
 }
 
+/// How a sweep is done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SweepConfig {
+    /// Leases that one transaction takes away, at most. 256 unless changed.
+    pub rows_per_batch: u32,
+    /// What follows for items that lost a lease before. The first loss costs no
+    /// pause.
+    pub after_loss: RetryRule,
+}
+
+impl Default for SweepConfig {
+    fn default() -> SweepConfig {
+        SweepConfig {
+            rows_per_batch: SWEEP_ROWS_DEFAULT,
+            after_loss: RetryRule::default(),
+        }
+    }
+}
+
+impl SweepConfig {
+    /// Checks that everything is within its bounds.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Invalid`] or [`StorageError::LimitExceeded`].
+    pub fn check(&self) -> Result<(), StorageError> {
+        self.first_batch(Lost::Expired).check()
+    }
+
+    /// The first batch of a scan.
+    pub(crate) fn first_batch(&self, lost: Lost) -> SweepRequest {
+        SweepRequest {
+            lost,
+            rows: self.rows_per_batch,
+            skip: 0,
+            after_loss: self.after_loss,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use agentos_core::limits::{RETRY_FACTOR_MAX, SWEEP_ROWS_MAX};
+
     use super::*;
+
+    #[test]
+    fn a_sweep_that_can_never_be_right_is_refused() {
+        let good = SweepConfig::default();
+        assert!(good.check().is_ok());
+        for rows_per_batch in [0, SWEEP_ROWS_MAX + 1] {
+            let bad = SweepConfig {
+                rows_per_batch,
+                ..good
+            };
+            assert!(bad.check().is_err(), "{bad:?}");
+        }
+        let after_loss = RetryRule {
+            factor: RETRY_FACTOR_MAX + 1,
+            ..RetryRule::default()
+        };
+        assert!(SweepConfig { after_loss, ..good }.check().is_err());
+    }
 
     #[test]
     fn what_can_never_be_right_is_refused() {
