@@ -7,25 +7,35 @@
 mod canaries;
 mod checkpoints;
 mod commits;
+mod leases;
 mod retention;
 mod rows;
 mod tasks;
 
 macro_rules! conformance {
-    ($adapter:ident, $open:expr; $($area:ident: $($test:ident),+;)+) => {
-        mod $adapter {
-            $(mod $area {
-                $(
-                    #[test]
-                    fn $test() {
-                        crate::$area::$test($open().as_ref());
-                    }
-                )+
-            })+
-        }
+    ($open:expr; $($area:ident: $($test:ident),+;)+) => {
+        $(mod $area {
+            $(
+                #[test]
+                fn $test() {
+                    crate::$area::$test($open().as_ref());
+                }
+            )+
+        })+
     };
-    ($adapter:ident, $open:expr) => {
-        conformance! { $adapter, $open;
+    (clock: $open:expr; $($area:ident: $($test:ident),+;)+) => {
+        $(mod $area {
+            $(
+                #[test]
+                fn $test() {
+                    let (store, clock) = $open();
+                    crate::$area::$test(store.as_ref(), &clock);
+                }
+            )+
+        })+
+    };
+    ($adapter:ident, $open:expr, $open_with_clock:expr) => { mod $adapter {
+        conformance! { $open;
             tasks:
                 a_created_task_is_read_back,
                 a_task_that_is_not_there_is_none,
@@ -74,8 +84,57 @@ macro_rules! conformance {
                 a_question_that_cannot_be_asked_is_an_answer,
                 names_are_never_read_as_language;
         }
-    };
+        conformance! { clock: $open_with_clock;
+            leases:
+                an_enqueued_item_is_read_back,
+                a_unique_key_gives_the_first_item_back,
+                work_that_can_never_be_right_is_refused,
+                delayed_work_is_due_by_the_wall_clock,
+                the_most_urgent_comes_first_and_then_the_oldest,
+                lists_show_each_item_once_and_counts_agree,
+                a_claim_says_what_is_to_be_done,
+                a_held_item_is_not_due,
+                a_claim_takes_at_most_as_many_as_it_asks_for,
+                a_claim_takes_only_what_its_filter_names,
+                a_token_grows_with_every_claim_and_is_never_reset,
+                what_a_claim_can_never_ask_for_is_refused,
+                threads_share_the_items_and_each_is_claimed_once,
+                an_empty_result_is_a_result,
+                a_failure_is_tried_again_after_a_pause,
+                a_failure_that_shall_not_be_tried_again_is_a_dead_letter,
+                the_last_attempt_ends_in_the_dead_letter,
+                giving_an_item_back_is_no_attempt,
+                pending_and_held_work_can_be_cancelled,
+                what_is_finished_stays_finished,
+                a_requeued_dead_letter_keeps_its_history,
+                every_attempt_leaves_a_row,
+                the_newest_hundred_attempts_are_kept,
+                a_commit_under_a_lost_lease_writes_nothing,
+                a_lost_lease_says_who_holds_it_and_since_when,
+                a_lease_that_expired_and_was_not_taken_may_still_write,
+                a_step_is_one_commit,
+                a_renewal_extends_the_lease_from_now_on,
+                an_expired_lease_that_nobody_took_is_renewed,
+                a_lost_lease_renews_nothing,
+                many_leases_are_renewed_at_once,
+                a_lost_lease_is_taken_away_with_all_that_belongs_to_it,
+                losses_requeue_at_once_then_with_a_pause_and_end,
+                a_lease_that_was_renewed_is_never_taken_away,
+                a_sweep_is_done_in_bounded_batches,
+                sweeps_and_claims_at_once_recover_each_item_once,
+                a_claim_takes_an_expired_lease_over_by_itself,
+                a_reboot_ends_every_lease,
+                a_wall_clock_that_jumps_touches_no_lease,
+                only_earlier_starts_of_the_worker_are_given_up,
+                the_outlook_tells_the_next_lease_and_the_next_work,
+                a_listener_is_told_of_work_that_arrives;
+        }
+    } };
 }
 
-conformance!(sqlite, agentos_tests::sqlite);
-// conformance!(postgres, agentos_tests::postgres);
+conformance!(
+    sqlite,
+    agentos_tests::sqlite,
+    agentos_tests::sqlite_with_clock
+);
+// conformance!(postgres, agentos_tests::postgres, agentos_tests::postgres_with_clock);

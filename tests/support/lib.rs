@@ -21,7 +21,8 @@ pub use self::gate::{Gate, pass, wait_for_waiter};
 pub use self::process::Victim;
 pub use self::small_disk::{SmallDisk, on_small_disk};
 pub use self::stores::{
-    Open, append, at, config, fresh, manual_clock, new_task, numbers, sqlite, task_id,
+    Open, append, at, config, fresh, manual_clock, new_task, numbers, sqlite, sqlite_with_clock,
+    task_id,
 };
 pub use self::upkeep::{Found, KEPT, look, upkeep_config, violations, worn_file};
 

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 pub struct Open {
     store: Option<SqliteStore>,
     path: PathBuf,
+    clock: Option<Arc<ManualClock>>,
     directory: TempDir,
 }
 
@@ -38,7 +39,7 @@ impl Open {
     /// When it cannot be opened.
     pub fn reopen(&mut self) {
         drop(self.store.take());
-        self.store = Some(at(&self.path));
+        self.store = Some(opened(&self.path, self.clock.as_ref()));
     }
 }
 
@@ -67,13 +68,39 @@ pub fn sqlite() -> Open {
 ///
 /// When it cannot be made.
 pub fn fresh() -> Open {
+    made(None)
+}
+
+/// A store in a fresh directory, and the clock that it goes by, for a suite that
+/// knows no engine.
+///
+/// # Panics
+///
+/// When it cannot be made.
+pub fn sqlite_with_clock() -> (Open, Arc<ManualClock>) {
+    let clock = manual_clock();
+    (made(Some(Arc::clone(&clock))), clock)
+}
+
+fn made(clock: Option<Arc<ManualClock>>) -> Open {
     let directory = tempfile::tempdir().expect("a temporary directory");
     let path = directory.path().join("agent.db");
     Open {
-        store: Some(at(&path)),
+        store: Some(opened(&path, clock.as_ref())),
         path,
+        clock,
         directory,
     }
+}
+
+fn opened(path: &Path, clock: Option<&Arc<ManualClock>>) -> SqliteStore {
+    let mut config = config(path);
+    if let Some(clock) = clock {
+        config = config.clock(Arc::clone(clock));
+    }
+    SqliteStore::open(config).unwrap_or_else(|error| {
+        panic!("{} cannot be opened: {error:?}", path.display());
+    })
 }
 
 /// The configuration of most tests: patient, since test machines are slow.
@@ -87,9 +114,7 @@ pub fn config(path: impl AsRef<Path>) -> Config {
 ///
 /// When it cannot be opened.
 pub fn at(path: impl AsRef<Path>) -> SqliteStore {
-    SqliteStore::open(config(&path)).unwrap_or_else(|error| {
-        panic!("{} cannot be opened: {error:?}", path.as_ref().display());
-    })
+    opened(path.as_ref(), None)
 }
 
 /// A clock that stands on 29 January 2026.
