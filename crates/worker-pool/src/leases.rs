@@ -51,7 +51,7 @@ impl LeaseConfig {
 
 /// Claims work for one worker, and ends what it holds. Cloning it is cheap.
 ///
-/// It renews nothing by itself: see `Heartbeat`.
+/// It renews nothing by itself: see [`Heartbeat`](crate::Heartbeat).
 #[derive(Clone)]
 pub struct LeaseManager {
     storage: Arc<dyn Storage>,
