@@ -94,6 +94,7 @@ macro_rules! conformance {
                 lists_show_each_item_once_and_counts_agree,
                 a_claim_says_what_is_to_be_done,
                 a_held_item_is_not_due,
+                a_type_that_is_named_twice_is_looked_for_once,
                 a_claim_takes_at_most_as_many_as_it_asks_for,
                 a_claim_takes_only_what_its_filter_names,
                 a_token_grows_with_every_claim_and_is_never_reset,

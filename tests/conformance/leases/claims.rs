@@ -65,6 +65,26 @@ pub(crate) fn a_held_item_is_not_due(store: &dyn Storage, clock: &ManualClock) {
     assert_eq!(claimable(store), None);
 }
 
+pub(crate) fn a_type_that_is_named_twice_is_looked_for_once(store: &dyn Storage, _: &ManualClock) {
+    done(store, new_task("a"));
+    let items: Vec<_> = (0..3)
+        .map(|_| enqueue(store, page().task(task_id("a"))))
+        .collect();
+    let twice = WorkFilter::types(["page", "page"]);
+    for filter in [twice.clone(), twice.of_task(task_id("a"))] {
+        let request = ClaimRequest {
+            items: 2,
+            filter,
+            ..request("w")
+        };
+        for lease in claim_of(store, &request) {
+            assert!(items.contains(&lease.fence.item));
+            assert_eq!(lease.fence.token.get(), 1);
+        }
+    }
+    assert_eq!(claimable(store), None);
+}
+
 pub(crate) fn a_claim_takes_at_most_as_many_as_it_asks_for(store: &dyn Storage, _: &ManualClock) {
     let all: Vec<_> = (0..10).map(|_| enqueue(store, page())).collect();
     let claim = |items| {

@@ -4,6 +4,7 @@
 //! one look at an index tells the first item of the highest priority; when that
 //! one is for later, all of its priority are, and the next look goes below it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use agentos_core::limits::SWEEP_ROWS_PER_CLAIM;
@@ -167,10 +168,18 @@ fn scopes<'f>(
     connection: &Connection,
     filter: &'f WorkFilter,
 ) -> Result<Vec<Scope<'f>>, StorageError> {
-    let types = || filter.types.iter().map(String::as_str);
+    // A type that is named twice is looked for once: what one look has taken the
+    // other must not find.
+    let types = || {
+        filter
+            .types
+            .iter()
+            .map(String::as_str)
+            .collect::<BTreeSet<_>>()
+    };
     match &filter.task {
         None if filter.types.is_empty() => Ok(vec![Scope::Any]),
-        None => Ok(types().map(Scope::Type).collect()),
+        None => Ok(types().into_iter().map(Scope::Type).collect()),
         Some(task) if filter.types.is_empty() => {
             let types = types_of(connection, task)?;
             Ok(types
@@ -179,6 +188,7 @@ fn scopes<'f>(
                 .collect())
         }
         Some(task) => Ok(types()
+            .into_iter()
             .map(|name| Scope::TaskType(task, name.to_owned()))
             .collect()),
     }
