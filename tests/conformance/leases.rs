@@ -5,6 +5,7 @@
 mod claims;
 mod fences;
 mod outcomes;
+mod outlook;
 mod queue;
 mod renewals;
 mod sweeps;
@@ -22,6 +23,7 @@ use agentos_tests::task_id;
 pub(crate) use self::claims::*;
 pub(crate) use self::fences::*;
 pub(crate) use self::outcomes::*;
+pub(crate) use self::outlook::*;
 pub(crate) use self::queue::*;
 pub(crate) use self::renewals::*;
 pub(crate) use self::sweeps::*;
