@@ -4,23 +4,22 @@
 //! that the sound store passes, unchanged; if one passes as well, the check is
 //! worth nothing.
 
-use std::collections::BTreeMap;
+mod leases;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::Weak;
-use std::time::Duration;
 
 use agentos_core::{
-    Attempt, Audit, BootTime, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
-    CheckpointSummary, ClaimRequest, Codec, Commit, Cursor, EvidenceResult, Fence, FoundCheckpoint,
-    Lease, LeaseStorage, Limits, LogShortened, Outlook, Page, Prunable, PruneCheckpoints,
-    PruneRows, Receipt, Reclaimed, Renewed, RetentionStorage, RowAnswer, RowMark, RowQuestion,
-    RowStorage, SequenceNumber, Snapshot, StaleLease, Storage, StorageError, SweepRequest, Swept,
-    Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem,
-    WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
+    Audit, BootTime, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
+    CheckpointSummary, Codec, Commit, Cursor, EvidenceResult, FoundCheckpoint, Limits,
+    LogShortened, Page, Prunable, PruneCheckpoints, PruneRows, Receipt, Reclaimed,
+    RetentionStorage, RowAnswer, RowMark, RowQuestion, RowStorage, SequenceNumber, Snapshot,
+    Storage, StorageError, Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
 };
 use agentos_tests::{Open, append, fresh, new_task, task_id};
 use rusqlite::Connection;
+
+use self::leases::{LeaseFault, Memory};
 
 /// How a store is broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,11 +38,14 @@ enum Fault {
     Unbounded,
     /// Loses the row behind the newest number, and gives the number again.
     NumberAgain,
+    /// Something about work items and leases.
+    Leases(LeaseFault),
 }
 
 struct Canary {
     store: Open,
     fault: Fault,
+    memory: Memory,
 }
 
 impl Canary {
@@ -51,6 +53,7 @@ impl Canary {
         Canary {
             store: fresh(),
             fault,
+            memory: Memory::default(),
         }
     }
 
@@ -113,6 +116,9 @@ impl Storage for Canary {
                 outcomes.extend(self.store.commit(part.clone().into())?.outcomes);
             }
             return Ok(Receipt { outcomes });
+        }
+        if let Fault::Leases(fault) = self.fault {
+            return self.commit_leases(fault, commit);
         }
         let receipt = self.answer(self.store.commit(commit))?;
         let undo = |sql: &str| drop(self.raw().execute_batch(sql));
@@ -249,62 +255,6 @@ impl RetentionStorage for Canary {
 
     fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError> {
         self.answer(self.store.prunable_rows(plan))
-    }
-}
-
-impl LeaseStorage for Canary {
-    fn claim(&self, request: &ClaimRequest) -> Result<Vec<Lease>, StorageError> {
-        self.answer(self.store.claim(request))
-    }
-
-    fn renew(
-        &self,
-        fences: &[Fence],
-        lease: Duration,
-    ) -> Result<Vec<Result<Renewed, StaleLease>>, StorageError> {
-        self.answer(self.store.renew(fences, lease))
-    }
-
-    fn sweep(&self, request: &SweepRequest) -> Result<Swept, StorageError> {
-        self.answer(self.store.sweep(request))
-    }
-
-    fn work_item(&self, id: WorkItemId) -> Result<Option<WorkItem>, StorageError> {
-        self.answer(self.store.work_item(id))
-    }
-
-    fn work_items(
-        &self,
-        status: WorkItemStatus,
-        after: Option<Cursor>,
-        rows: u32,
-    ) -> Result<Page<WorkItemSummary>, StorageError> {
-        self.answer(self.store.work_items(status, after, self.rows(rows)))
-    }
-
-    fn work_items_of(
-        &self,
-        task: &TaskId,
-        after: Option<Cursor>,
-        rows: u32,
-    ) -> Result<Page<WorkItemSummary>, StorageError> {
-        self.answer(self.store.work_items_of(task, after, self.rows(rows)))
-    }
-
-    fn count_work_items(&self) -> Result<BTreeMap<WorkItemStatus, u64>, StorageError> {
-        self.answer(self.store.count_work_items())
-    }
-
-    fn attempts(&self, item: WorkItemId) -> Result<Vec<Attempt>, StorageError> {
-        self.answer(self.store.attempts(item))
-    }
-
-    fn outlook(&self, filter: &WorkFilter) -> Result<Outlook, StorageError> {
-        self.answer(self.store.outlook(filter))
-    }
-
-    fn listen(&self, listener: Weak<dyn WorkListener>) {
-        self.store.listen(listener);
     }
 }
 
