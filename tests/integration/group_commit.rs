@@ -12,11 +12,12 @@ use std::thread;
 use std::time::Duration;
 
 use agentos_core::{
-    AuditLine, BootTime, CheckpointStorage, Clock, Commit, Limits, Receipt, SequenceNumber,
-    SetTaskStatus, Storage, StorageError, SystemClock, TaskStatus, TaskStorage, Timestamp,
+    AuditLine, BootTime, CheckpointStorage, ClaimRequest, Clock, Commit, LeaseStorage, Limits,
+    NewWorkItem, Receipt, RetryRule, SequenceNumber, SetTaskStatus, Storage, StorageError,
+    SweepRequest, SystemClock, TaskStatus, TaskStorage, Timestamp, Worker, WorkerId,
 };
 use agentos_store::sqlite::SqliteStore;
-use agentos_tests::{append, config, fresh, new_task, numbers, task_id, wait_until};
+use agentos_tests::{append, config, fresh, manual_clock, new_task, numbers, task_id, wait_until};
 use rusqlite::Connection;
 use rustix::fs::{FlockOperation, flock};
 
@@ -336,4 +337,34 @@ fn a_commit_that_fails_after_any_prefix_leaves_nothing() {
     let receipt = store.commit(append("old", "state").into()).unwrap();
     let number = receipt.appended().next().unwrap().sequence;
     assert_eq!(number, SequenceNumber::FIRST);
+}
+
+/// Goal: whoever asks how many leases were lost is told of all of them. Method: of
+/// four that run out a sweep takes one away, and a claim the others on its way.
+#[test]
+fn leases_that_sweeps_and_claims_take_away_are_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let clock = manual_clock();
+    let path = directory.path().join("agent.db");
+    let settings = config(&path).clock(Arc::clone(&clock));
+    let store = SqliteStore::open(settings).unwrap();
+    for _ in 0..4 {
+        store.commit(NewWorkItem::new("page").into()).unwrap();
+    }
+    let request = ClaimRequest {
+        items: 4,
+        after_loss: RetryRule::AT_ONCE,
+        ..ClaimRequest::new(Worker::start(WorkerId::new("w").unwrap()))
+    };
+    assert_eq!(store.claim(&request).unwrap().len(), 4);
+    assert_eq!(store.counters().recovered, 0);
+    clock.advance(request.lease);
+    let one = SweepRequest {
+        rows: 1,
+        ..SweepRequest::default()
+    };
+    assert_eq!(store.sweep(&one).unwrap().recovered.len(), 1);
+    assert_eq!(store.counters().recovered, 1);
+    assert_eq!(store.claim(&request).unwrap().len(), 4);
+    assert_eq!(store.counters().recovered, 4);
 }

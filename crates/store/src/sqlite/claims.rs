@@ -37,8 +37,8 @@ impl Moment {
 /// What a claim did.
 pub(crate) struct Claimed {
     pub(crate) leases: Vec<Lease>,
-    /// Whether expired leases were taken away on the way.
-    pub(crate) recovered: bool,
+    /// How many expired leases were taken away on the way.
+    pub(crate) recovered: usize,
 }
 
 /// Where items are looked for: one order of one index.
@@ -106,7 +106,7 @@ pub(crate) fn claim(
     crash_point!("lease.claimed");
     Ok(Claimed {
         leases,
-        recovered: !swept.recovered.is_empty(),
+        recovered: swept.recovered.len(),
     })
 }
 

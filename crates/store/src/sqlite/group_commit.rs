@@ -94,9 +94,18 @@ impl Done {
                         | PartOutcome::WorkFailed(Next::Requeue { .. })
                 )
             }),
-            Done::Claimed(claimed) => claimed.recovered,
+            Done::Claimed(claimed) => claimed.recovered > 0,
             Done::Swept(swept) => !swept.recovered.is_empty(),
             Done::Renewed(_) | Done::Chore(_) => false,
+        }
+    }
+
+    /// Lost leases that it took away.
+    fn recovered(&self) -> usize {
+        match self {
+            Done::Claimed(claimed) => claimed.recovered,
+            Done::Swept(swept) => swept.recovered.len(),
+            Done::Committed(_) | Done::Renewed(_) | Done::Chore(_) => 0,
         }
     }
 }
@@ -125,6 +134,7 @@ pub(crate) struct Counters {
     pub(crate) groups: AtomicU64,
     pub(crate) largest_group: AtomicU64,
     pub(crate) run_alone_again: AtomicU64,
+    pub(crate) recovered: AtomicU64,
     pub(crate) reopened: AtomicU64,
     pub(crate) ballast_given_up: AtomicU64,
 }
@@ -407,6 +417,8 @@ impl SqliteWriter {
         add(&self.counters.commits, answers.len() - failed);
         add(&self.counters.failed, failed);
         add(&self.counters.groups, transactions);
+        let recovered = answers.iter().flatten().map(Done::recovered).sum();
+        add(&self.counters.recovered, recovered);
         self.counters
             .largest_group
             .fetch_max(answers.len() as u64, Ordering::Relaxed);

@@ -99,6 +99,8 @@ pub struct StoreCounters {
     /// Commits that were run again alone, because their group's transaction was
     /// taken down.
     pub run_alone_again: u64,
+    /// Lost leases that were taken away: by sweeps, and by claims on their way.
+    pub recovered: u64,
     /// How often the connections were opened anew after an I/O error.
     pub reopened: u64,
     /// How often the ballast was given up, since the disk was full.
@@ -159,6 +161,7 @@ impl SqliteStore {
             groups: counters.groups.load(Ordering::Relaxed),
             largest_group: counters.largest_group.load(Ordering::Relaxed),
             run_alone_again: counters.run_alone_again.load(Ordering::Relaxed),
+            recovered: counters.recovered.load(Ordering::Relaxed),
             reopened: counters.reopened.load(Ordering::Relaxed),
             ballast_given_up: counters.ballast_given_up.load(Ordering::Relaxed),
             waiting: self.queue.waiting() as u64,
