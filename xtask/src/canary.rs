@@ -1,12 +1,12 @@
-//! Canaries: victims that are broken on purpose.
+//! Canaries: victims, and stores, that are broken on purpose.
 //!
-//! A canary changes the victim, never the check. The checks do not know that
+//! A canary changes the victim or the store that it opens, never the check. The checks do not know that
 //! there are canaries; if one passes, the checks are worth nothing.
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-/// How a victim is broken.
+/// How a victim is broken, or its store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Canary {
     /// Acknowledges every third checkpoint without writing it.
@@ -45,6 +45,32 @@ pub(crate) enum Canary {
     PruneChildren,
     /// Backs up by copying the main file alone.
     CopyMainFile,
+    /// Checks no write and no renewal against the lease under which it is made.
+    NoFence,
+    /// Renews a lease whoever holds the item.
+    RenewById,
+    /// Takes a lease for held as long as the worker of that name holds the item.
+    FenceByName,
+    /// Gives an item that was taken out of a lost lease its first token again.
+    TokenReset,
+    /// Refuses what comes under a lost lease, and says no more than that.
+    MuteRefusal,
+    /// Takes leases away that have not run out.
+    SweepEarly,
+    /// Lets leases last a quarter of a second longer than it says.
+    ExpireLate,
+    /// Says after the first batch of a sweep that nothing is left.
+    SweepOnce,
+    /// Counts each lost lease twice.
+    SweepCountsTwice,
+    /// Takes leases away and leaves no trace of that.
+    SweepUnrecorded,
+    /// Does not count an attempt whose lease was lost.
+    LossNotCounted,
+    /// Counts an attempt whose lease was lost twice.
+    LossCountedTwice,
+    /// Keeps only the newest attempt at an item.
+    ForgetHistory,
 }
 
 impl Canary {

@@ -3,6 +3,7 @@
 //! The binary re-executes itself as the victim, so that what is killed is
 //! always what was just built.
 
+mod broken_store;
 mod canary;
 mod chaos;
 mod checks;

@@ -1,0 +1,342 @@
+//! A store that is broken on purpose: the product as it would be if one of its
+//! promises about leases were missing.
+//!
+//! Everything goes to the sound store; a canary changes what it is asked, what it
+//! answers, or, with SQL of its own, what it left in the file. The checks read the
+//! file through the sound store and know nothing of this.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use agentos_core::{
+    Attempt, Audit, BootTime, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
+    CheckpointSummary, ClaimRequest, Commit, Cursor, EvidenceResult, Fence, FoundCheckpoint, Lease,
+    LeaseStorage, Limits, LogShortened, Outlook, Page, Part, Prunable, PruneCheckpoints, PruneRows,
+    Receipt, Reclaimed, Renewed, RetentionStorage, RowAnswer, RowMark, RowQuestion, RowStorage,
+    SequenceNumber, StaleLease, Storage, StorageError, SweepRequest, Swept, Task, TaskId,
+    TaskStatus, TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem, WorkItemId,
+    WorkItemStatus, WorkItemSummary, WorkListener, WorkerId,
+};
+use agentos_store::sqlite::{Config, SqliteStore};
+use rusqlite::Connection;
+
+use crate::canary::Canary;
+
+/// For the SQL of a canary: others may be writing.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How much longer than it says a lease lasts under [`Canary::ExpireLate`].
+const LATE: Duration = Duration::from_millis(250);
+
+/// Opens a store, broken as `canary` says; the sound one when there is none.
+pub(crate) fn open(
+    config: Config,
+    canary: Option<Canary>,
+) -> Result<Arc<dyn Storage>, StorageError> {
+    let store = SqliteStore::open(config)?;
+    Ok(match canary {
+        None => Arc::new(store),
+        Some(canary) => Arc::new(BrokenStore {
+            db: store.path().to_owned(),
+            store,
+            canary,
+            holders: Mutex::default(),
+        }),
+    })
+}
+
+struct BrokenStore {
+    store: SqliteStore,
+    db: PathBuf,
+    canary: Canary,
+    /// Who was given what by this process.
+    holders: Mutex<HashMap<Fence, WorkerId>>,
+}
+
+impl BrokenStore {
+    fn is(&self, canary: Canary) -> bool {
+        self.canary == canary
+    }
+
+    fn holders(&self) -> MutexGuard<'_, HashMap<Fence, WorkerId>> {
+        self.holders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes the file beside the store.
+    fn tamper(&self, sql: &str) -> Result<(), StorageError> {
+        tamper(&self.db, sql).map_err(|error| StorageError::Internal {
+            context: "breaking the file".into(),
+            cause: error.into(),
+        })
+    }
+
+    /// What is done before leases that have run out are looked for.
+    fn before_sweep(&self) -> Result<(), StorageError> {
+        let now = self.store.boot_now().micros;
+        match self.canary {
+            Canary::SweepEarly => self
+                .tamper("UPDATE work_items SET lease_deadline_us = 0 WHERE status = 'in_progress'"),
+            Canary::LossNotCounted => self.tamper(&format!(
+                "UPDATE work_items SET attempts = max(attempts - 1, 0)
+                 WHERE status = 'in_progress' AND lease_deadline_us <= {now}"
+            )),
+            Canary::LossCountedTwice => self.tamper(&format!(
+                "UPDATE work_items SET attempts = min(attempts + 1, max_attempts)
+                 WHERE status = 'in_progress' AND lease_deadline_us <= {now}"
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is done after they were taken away.
+    fn after_sweep(&self) -> Result<(), StorageError> {
+        match self.canary {
+            Canary::SweepUnrecorded => self.tamper(
+                "UPDATE work_attempts SET ended_at = NULL, outcome = NULL, error = NULL
+                 WHERE outcome = 'expired';
+                 DELETE FROM task_audits WHERE event = 'work_recovered';
+                 DELETE FROM checkpoints WHERE checkpoint_type = 'error_boundary';",
+            ),
+            // The trigger that forbids this is one of the things that are missing.
+            Canary::TokenReset => self.tamper(
+                "DROP TRIGGER IF EXISTS work_items_token_grows;
+                 DELETE FROM work_attempts WHERE work_item_id IN (
+                     SELECT work_item_id FROM work_items WHERE status = 'pending');
+                 UPDATE work_items SET lease_token = 0 WHERE status = 'pending';",
+            ),
+            _ => Ok(()),
+        }
+    }
+
+    /// The fence that is looked at in the place of the one that is presented.
+    fn weakened(&self, fence: Fence) -> Result<Fence, StorageError> {
+        let Some(item) = self.store.work_item(fence.item)? else {
+            return Ok(fence);
+        };
+        let holder = item.summary.holder.map(|holder| holder.worker.id);
+        let passes = match self.canary {
+            Canary::FenceByName => {
+                holder.is_some() && holder == self.holders().get(&fence).cloned()
+            }
+            _ => true,
+        };
+        Ok(match item.summary.newest_token {
+            Some(token) if passes => Fence { token, ..fence },
+            _ => fence,
+        })
+    }
+
+    /// A commit whose fences are weakened, in its parts too.
+    fn weakened_commit(&self, commit: &Commit) -> Result<Commit, StorageError> {
+        let fence = match commit.fence() {
+            Some(_) if self.is(Canary::NoFence) => None,
+            Some(fence) => Some(self.weakened(fence)?),
+            None => None,
+        };
+        let begun = fence.map_or_else(Commit::new, Commit::under);
+        commit.parts().iter().cloned().try_fold(begun, |all, part| {
+            let mut part = part;
+            let own = match &mut part {
+                Part::CompleteWork(work) => Some(&mut work.fence),
+                Part::FailWork(work) => Some(&mut work.fence),
+                Part::ReleaseWork(work) => Some(&mut work.fence),
+                _ => None,
+            };
+            if let Some(own) = own {
+                *own = self.weakened(*own)?;
+            }
+            Ok(all.part(part))
+        })
+    }
+
+    /// A refusal as this store words it.
+    fn refuse(&self, stale: StaleLease) -> StaleLease {
+        if self.is(Canary::MuteRefusal) {
+            return StaleLease {
+                status: None,
+                newest: None,
+                holder: None,
+                ..stale
+            };
+        }
+        stale
+    }
+}
+
+fn tamper(db: &Path, sql: &str) -> rusqlite::Result<()> {
+    let connection = Connection::open(db)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.execute_batch(&format!("BEGIN IMMEDIATE; {sql}; COMMIT;"))
+}
+
+/// Methods that go to the sound store as they are.
+macro_rules! as_it_is {
+    ($(fn $name:ident(&self $(, $argument:ident: $type:ty)*) $(-> $answer:ty)?;)*) => {
+        $(
+            fn $name(&self $(, $argument: $type)*) $(-> $answer)? {
+                self.store.$name($($argument),*)
+            }
+        )*
+    };
+}
+
+impl Storage for BrokenStore {
+    fn commit(&self, commit: Commit) -> Result<Receipt, StorageError> {
+        let commit = match self.canary {
+            Canary::NoFence | Canary::FenceByName => self.weakened_commit(&commit)?,
+            _ => commit,
+        };
+        self.store.commit(commit).map_err(|error| match error {
+            StorageError::StaleLease(stale) => self.refuse(*stale).into(),
+            error => error,
+        })
+    }
+
+    as_it_is! {
+        fn limits(&self) -> &Limits;
+        fn now(&self) -> Timestamp;
+        fn boot_now(&self) -> BootTime;
+        fn own_files(&self) -> Vec<PathBuf>;
+    }
+}
+
+impl LeaseStorage for BrokenStore {
+    fn claim(&self, request: &ClaimRequest) -> Result<Vec<Lease>, StorageError> {
+        if self.is(Canary::TokenReset) {
+            // Its sweep is not the claim's own.
+            self.sweep(&SweepRequest {
+                after_loss: request.after_loss,
+                ..SweepRequest::default()
+            })?;
+        }
+        self.before_sweep()?;
+        let leases = self.store.claim(request)?;
+        if !self.is(Canary::TokenReset) {
+            self.after_sweep()?;
+        }
+        for lease in &leases {
+            let item = lease.fence.item;
+            match self.canary {
+                Canary::ExpireLate => self.tamper(&format!(
+                    "UPDATE work_items SET lease_deadline_us = lease_deadline_us + {}
+                     WHERE work_item_id = {item}",
+                    LATE.as_micros()
+                ))?,
+                Canary::ForgetHistory => self.tamper(&format!(
+                    "DELETE FROM work_attempts WHERE work_item_id = {item} AND number < {}",
+                    lease.fence.token
+                ))?,
+                _ => {}
+            }
+            self.holders()
+                .insert(lease.fence, request.worker.id.clone());
+        }
+        Ok(leases)
+    }
+
+    fn renew(
+        &self,
+        fences: &[Fence],
+        lease: Duration,
+    ) -> Result<Vec<Result<Renewed, StaleLease>>, StorageError> {
+        let weak = match self.canary {
+            Canary::NoFence | Canary::RenewById | Canary::FenceByName => fences
+                .iter()
+                .map(|fence| self.weakened(*fence))
+                .collect::<Result<_, _>>()?,
+            _ => fences.to_vec(),
+        };
+        let answers = self.store.renew(&weak, lease)?;
+        let answered = |(fence, answer): (&Fence, Result<Renewed, StaleLease>)| match answer {
+            Ok(renewed) => Ok(Renewed {
+                fence: *fence,
+                ..renewed
+            }),
+            Err(stale) => Err(self.refuse(stale)),
+        };
+        Ok(fences.iter().zip(answers).map(answered).collect())
+    }
+
+    fn sweep(&self, request: &SweepRequest) -> Result<Swept, StorageError> {
+        self.before_sweep()?;
+        let mut swept = self.store.sweep(request)?;
+        self.after_sweep()?;
+        if self.is(Canary::SweepOnce) {
+            swept.more = false;
+        }
+        if self.is(Canary::SweepCountsTwice) {
+            swept.found *= 2;
+            swept.recovered.extend_from_within(..);
+        }
+        Ok(swept)
+    }
+
+    fn outlook(&self, filter: &WorkFilter) -> Result<Outlook, StorageError> {
+        let mut outlook = self.store.outlook(filter)?;
+        if self.is(Canary::SweepEarly) {
+            outlook.expires = outlook.expires.map(|_| Duration::ZERO);
+        }
+        Ok(outlook)
+    }
+
+    as_it_is! {
+        fn work_item(&self, id: WorkItemId) -> Result<Option<WorkItem>, StorageError>;
+        fn work_items(&self, status: WorkItemStatus, after: Option<Cursor>, rows: u32)
+            -> Result<Page<WorkItemSummary>, StorageError>;
+        fn work_items_of(&self, task: &TaskId, after: Option<Cursor>, rows: u32)
+            -> Result<Page<WorkItemSummary>, StorageError>;
+        fn count_work_items(&self) -> Result<BTreeMap<WorkItemStatus, u64>, StorageError>;
+        fn attempts(&self, item: WorkItemId) -> Result<Vec<Attempt>, StorageError>;
+        fn listen(&self, listener: Weak<dyn WorkListener>);
+    }
+}
+
+impl TaskStorage for BrokenStore {
+    as_it_is! {
+        fn task(&self, id: &TaskId) -> Result<Option<Task>, StorageError>;
+        fn tasks(&self, status: TaskStatus, after: Option<Cursor>, rows: u32)
+            -> Result<Page<Task>, StorageError>;
+        fn audits(&self, task: &TaskId, after: Option<Cursor>, rows: u32)
+            -> Result<Page<Audit>, StorageError>;
+    }
+}
+
+impl CheckpointStorage for BrokenStore {
+    as_it_is! {
+        fn checkpoint(&self, task: &TaskId, sequence: SequenceNumber)
+            -> Result<Option<Checkpoint>, StorageError>;
+        fn newest_checkpoint(&self, task: &TaskId, below: Option<SequenceNumber>)
+            -> Result<Option<FoundCheckpoint>, StorageError>;
+        fn checkpoints(&self, task: &TaskId, below: Option<SequenceNumber>, rows: u32)
+            -> Result<Vec<CheckpointSummary>, StorageError>;
+        fn evidence_results(&self, task: &TaskId, sequence: SequenceNumber)
+            -> Result<Vec<EvidenceResult>, StorageError>;
+    }
+}
+
+impl RowStorage for BrokenStore {
+    as_it_is! {
+        fn ask_row(&self, question: &RowQuestion) -> Result<RowAnswer, StorageError>;
+    }
+}
+
+impl RetentionStorage for BrokenStore {
+    as_it_is! {
+        fn task_ids(&self, after: Option<Cursor>, rows: u32)
+            -> Result<Page<Result<TaskId, StorageError>>, StorageError>;
+        fn checkpoint_span(&self, task: &TaskId) -> Result<Option<CheckpointSpan>, StorageError>;
+        fn prunable_checkpoints(&self, plan: &PruneCheckpoints) -> Result<Prunable, StorageError>;
+        fn rows_beyond(&self, table: BoundedTable, max_rows: u64)
+            -> Result<Option<RowMark>, StorageError>;
+        fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError>;
+    }
+}
+
+impl UpkeepStorage for BrokenStore {
+    as_it_is! {
+        fn reclaim_space(&self, keep_bytes: u64) -> Result<Reclaimed, StorageError>;
+        fn refresh_statistics(&self) -> Result<(), StorageError>;
+        fn shorten_log(&self) -> Result<LogShortened, StorageError>;
+    }
+}
