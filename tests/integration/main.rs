@@ -24,6 +24,7 @@ mod states;
 mod traps;
 mod upgrades;
 mod upkeep;
+mod worker_pool;
 
 /// The program that is started many times, stopped and killed.
 const VICTIM: &str = env!("CARGO_BIN_EXE_agentos-test-victim");

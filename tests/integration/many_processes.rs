@@ -5,8 +5,7 @@
 
 #![expect(clippy::print_stdout, reason = "measured figures are shown")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -14,7 +13,7 @@ use agentos_core::{Clock, Storage, TaskStorage};
 use agentos_process::Signal;
 use agentos_store::sqlite::inspect;
 use agentos_tests::{
-    Gate, Open, Victim, append, at, fresh, new_task, numbers, task_id, wait_for_waiter, wait_until,
+    Gate, Open, Victim, append, at, fresh, new_task, numbers, task_id, wait_for_waiter,
 };
 
 /// The program that is started many times, stopped and killed.
@@ -142,15 +141,8 @@ fn stopped_inside(store: &Open, point: &str) -> Victim {
     let path = store.path().to_str().unwrap();
     let victim = Victim::start(VICTIM, "stop-at", [point, "2", "write", path, "stopped"]);
     // The second hit is its first checkpoint: the task was the first commit.
-    wait_until("the victim stands still", || is_stopped(victim.pid()));
+    victim.wait_until_stopped();
     victim
-}
-
-fn is_stopped(pid: i32) -> bool {
-    let stat = fs::read_to_string(PathBuf::from(format!("/proc/{pid}/stat"))).unwrap_or_default();
-    stat.rsplit(')')
-        .next()
-        .is_some_and(|rest| rest.starts_with(" T"))
 }
 
 /// Goal: the kernel gives the lock of a dead process back, before its commit

@@ -10,6 +10,7 @@ mod process;
 mod small_disk;
 mod stores;
 mod upkeep;
+mod work;
 
 use std::thread;
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub use self::stores::{
     task_id,
 };
 pub use self::upkeep::{Found, KEPT, look, upkeep_config, violations, worn_file};
+pub use self::work::{Work, new_worker};
 
 /// Longest that a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);

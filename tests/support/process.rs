@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use agentos_process::{Child, CommandSpec, Exit, NextLine, Signal, Sink};
 
-use crate::PATIENCE;
+use crate::{PATIENCE, wait_until};
 
 /// A running victim. Dropping it kills it.
 pub struct Victim {
@@ -134,6 +134,21 @@ impl Victim {
             .into_iter()
             .map(|line| String::from_utf8(line).expect("a line in UTF-8"))
             .collect()
+    }
+
+    /// Waits until it stands still, after SIGSTOP.
+    ///
+    /// # Panics
+    ///
+    /// When it does not.
+    pub fn wait_until_stopped(&self) {
+        let stat = format!("/proc/{}/stat", self.pid());
+        wait_until("the victim stands still", || {
+            let stat = std::fs::read_to_string(&stat).unwrap_or_default();
+            // The state follows the name, which stands in brackets.
+            let state = stat.rsplit(')').next().map(str::trim_start);
+            state.is_some_and(|state| state.starts_with('T'))
+        });
     }
 
     /// Stops it, or lets it go on.

@@ -6,18 +6,22 @@
 
 use std::io::Write as _;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use agentos_core::{
-    AuditLine, Commit, Deadline, Stopwatch, Storage, StorageError, UpkeepStorage as _, crash_point,
+    AuditLine, Commit, Deadline, NewWorkItem, Stopwatch, Storage, StorageError, UpkeepStorage as _,
+    crash_point,
 };
 use agentos_recovery::{Mode, run_upkeep_with};
 use agentos_store::sqlite::{Config, SqliteStore};
 use agentos_tests::{append, config, new_task, numbers, pass, task_id, upkeep_config};
+use agentos_worker_pool::{Finish, WorkQueue, WorkerPool};
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 use rustix::thread::{set_thread_gid, set_thread_uid};
+use rustix::time::{ClockId, clock_gettime};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -37,6 +41,8 @@ fn play(arguments: &[&str]) {
         ["shorten", database] => shorten(database),
         ["backup", database, target] => backup(database, target),
         ["read", database] => read(database),
+        ["enqueue", database, work_type, count] => enqueue(database, work_type, count),
+        ["idle-pool", database, threads, seconds] => idle_pool(database, threads, seconds),
         ["limited", database, task] => limited(database, task),
         ["limited-group", database, task] => limited_group(database, task),
         ["points", ref action @ ..] => {
@@ -200,6 +206,55 @@ fn read(database: &str) {
     loop {
         thread::park();
     }
+}
+
+/// Enqueues items one after the other, with pauses of up to 100 ms; says each with
+/// the boot time in microseconds after its commit.
+fn enqueue(database: &str, work_type: &str, count: &str) {
+    let store = Arc::new(SqliteStore::open(config(database)).expect("an open store"));
+    let queue = WorkQueue::new(Arc::clone(&store) as Arc<dyn Storage>);
+    let mut random = fastrand::Rng::with_seed(u64::from(number(count)));
+    for _ in 0..number(count) {
+        let pause = Deadline::after(Duration::from_millis(random.u64(1..100)));
+        while !pause.passed() {
+            thread::park_timeout(pause.remaining());
+        }
+        let item = NewWorkItem::new(work_type);
+        let id = queue.enqueue(item).expect("an item").id;
+        say(format_args!("{id} {}", store.boot_now().micros));
+    }
+}
+
+/// Holds an idle pool; says how much processor time that cost in microseconds, and
+/// how often it looked for work and claimed in vain.
+fn idle_pool(database: &str, threads: &str, seconds: &str) {
+    let store = Arc::new(SqliteStore::open(config(database)).expect("an open store"));
+    let worker = agentos_tests::new_worker("idle");
+    let pool = WorkerPool::builder(store, worker)
+        .threads(number(threads) as usize)
+        .handler("page", |_| Ok(Finish::Done(None)))
+        .start()
+        .expect("a pool");
+    // Its first look reads what later ones find in memory.
+    agentos_tests::wait_until("a look", || 2 <= pool.stats().looks);
+    let before = (processor_time(), pool.stats());
+    let pause = Deadline::after(Duration::from_secs(number(seconds).into()));
+    while !pause.passed() {
+        thread::park_timeout(pause.remaining());
+    }
+    let (cost, stats) = (processor_time() - before.0, pool.stats());
+    say(format_args!(
+        "{} {} {}",
+        cost.as_micros(),
+        stats.looks - before.1.looks,
+        stats.claimed + stats.empty_claims
+    ));
+}
+
+/// Processor time of this process so far.
+fn processor_time() -> Duration {
+    let used = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::try_from(used).expect("a time that is not negative")
 }
 
 /// Commits three times, once with no room for its files to grow, and once more.

@@ -125,6 +125,8 @@ struct State {
     shutting_down: bool,
     /// The holder is ending the lease, and will see for itself whether it was lost.
     settling: bool,
+    /// The store said so while the holder was ending it: there is nothing to renew.
+    gone: bool,
     on_loss: Option<OnLoss>,
 }
 
@@ -154,6 +156,7 @@ impl Flag {
                 loss: None,
                 shutting_down: false,
                 settling: false,
+                gone: false,
                 on_loss,
             }),
             changed: Condvar::new(),
@@ -175,6 +178,12 @@ impl Flag {
         Some(left)
     }
 
+    /// How long it is until the deadline of a lease that is worth renewing.
+    pub(crate) fn renewable(&self, now: &BootTime) -> Option<Duration> {
+        let left = self.look(now)?;
+        (!self.state.lock().gone).then_some(left)
+    }
+
     /// Takes the answer to a renewal that has just come back. An answer that comes
     /// after the deadline is too late, whatever it says.
     pub(crate) fn answered(&self, answer: Result<Renewed, StaleLease>) {
@@ -185,7 +194,8 @@ impl Flag {
         let mut state = self.state.lock();
         match answer {
             Ok(renewed) if state.loss.is_none() => state.deadline = renewed.deadline,
-            Err(stale) if state.loss.is_none() && !state.settling => {
+            Err(_) if state.settling => state.gone = true,
+            Err(stale) if state.loss.is_none() => {
                 self.lose(&mut state, Loss::Taken(Box::new(stale)));
             }
             Ok(_) | Err(_) => {}
@@ -205,9 +215,12 @@ impl Flag {
         self.changed.notify_all();
     }
 
-    /// The holder begins to end the lease, or has failed to.
+    /// The holder begins to end the lease, or has failed to: then it is renewed
+    /// again, and told what the store says.
     pub(crate) fn set_settling(&self, settling: bool) {
-        self.state.lock().settling = settling;
+        let mut state = self.state.lock();
+        state.settling = settling;
+        state.gone = false;
     }
 
     /// How the lease was lost, if it was.
@@ -305,11 +318,15 @@ mod tests {
 
     #[test]
     fn a_lease_that_is_gone_is_told_unless_its_holder_is_ending_it() {
-        let (_clock, flag, cancellation) = fixture();
+        let (clock, flag, cancellation) = fixture();
+        let now = clock.boot();
         flag.set_settling(true);
+        assert_eq!(flag.renewable(&now), Some(LEASE));
         flag.answered(Err(stale()));
         assert!(!cancellation.is_cancelled());
+        assert_eq!(flag.renewable(&now), None, "it would be due for ever");
         flag.set_settling(false);
+        assert_eq!(flag.renewable(&now), Some(LEASE));
         flag.answered(Err(stale()));
         let taken = Loss::Taken(Box::new(stale()));
         assert_eq!(cancellation.cause(), lost(taken.clone()));

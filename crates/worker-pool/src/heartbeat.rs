@@ -279,7 +279,8 @@ fn renew_until_closed(shared: &Shared) {
     let mut registry = shared.registry.lock();
     while !registry.closed {
         let now = shared.storage.boot_now();
-        let shortest = shortest(&registry, &now);
+        let renewable = registry.held.values();
+        let shortest = renewable.filter_map(|flag| flag.renewable(&now)).min();
         registry.beat_sleeps_for = shortest.map(|left| now.plus(left));
         let Some(left) = shortest else {
             shared.beat.wait(&mut registry);
@@ -291,7 +292,12 @@ fn renew_until_closed(shared: &Shared) {
             shared.beat.wait_for(&mut registry, pause);
             continue;
         }
-        let held: Vec<Arc<Flag>> = registry.held.values().cloned().collect();
+        let held: Vec<Arc<Flag>> = registry
+            .held
+            .values()
+            .filter(|flag| flag.renewable(&now).is_some())
+            .cloned()
+            .collect();
         let renewed = MutexGuard::unlocked(&mut registry, || renew(shared, &held));
         registry.stats.renewals += renewed.commits;
         registry.stats.renewed += renewed.leases;
@@ -303,12 +309,6 @@ fn renew_until_closed(shared: &Shared) {
         // Those who are lost are called back by the other thread.
         shared.watch.notify_one();
     }
-}
-
-/// How long the lease that runs out first has left; `None` when none is held.
-fn shortest(registry: &Registry, now: &BootTime) -> Option<Duration> {
-    let left = registry.held.values().filter_map(|flag| flag.look(now));
-    left.min()
 }
 
 struct RenewedAll {
@@ -353,7 +353,8 @@ fn watch_until_closed(shared: &Shared) {
             MutexGuard::unlocked(&mut registry, || lost.iter().for_each(call_back));
             continue;
         }
-        let shortest = shortest(&registry, &now);
+        let held = registry.held.values();
+        let shortest = held.filter_map(|flag| flag.look(&now)).min();
         registry.watch_sleeps_until = shortest.map(|left| now.plus(left));
         match shortest {
             Some(left) => {

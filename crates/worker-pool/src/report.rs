@@ -4,10 +4,8 @@
 //! holds. Where a commit's outcome is unknown, the attempt's own row says what came
 //! of it: its number is the token, and only this holder could have ended it so.
 
-use std::sync::Arc;
-
 use agentos_core::{
-    AttemptOutcome, Commit, CompleteWork, Deadline, FailWork, Fence, ReleaseWork, Retry, Storage,
+    AttemptOutcome, Commit, CompleteWork, Deadline, FailWork, Fence, ReleaseWork, Retry,
     StorageError,
 };
 
@@ -17,6 +15,7 @@ use crate::heartbeat::Held;
 use crate::limits::{ERROR_PAUSE_FIRST, ERROR_PAUSE_MOST};
 use crate::pause::Pause;
 use crate::reason::storable;
+use crate::worker::Shared;
 
 /// How an attempt shall end.
 #[derive(Debug)]
@@ -40,7 +39,7 @@ pub(crate) enum Recorded {
 
 /// One report.
 pub(crate) struct Report<'a> {
-    pub(crate) storage: &'a Arc<dyn Storage>,
+    pub(crate) shared: &'a Shared,
     pub(crate) fence: Fence,
     pub(crate) held: &'a Held,
     /// Whether an earlier commit may have ended the item already.
@@ -82,7 +81,7 @@ impl Report<'_> {
         let cancellation = self.held.cancellation();
         let mut pause = Pause::new(ERROR_PAUSE_FIRST, ERROR_PAUSE_MOST);
         loop {
-            let error = match self.storage.commit(commit.clone()) {
+            let error = match self.shared.storage.commit(commit.clone()) {
                 Ok(_) => return Ok(recorded),
                 Err(error) => error,
             };
@@ -107,6 +106,7 @@ impl Report<'_> {
                     return Ok(Recorded::Nothing);
                 }
             }
+            self.shared.stats.lock().report_errors += 1;
             if self.once || cancellation.wait(Deadline::after(pause.take())) {
                 tracing::warn!(item = %self.fence.item, %error, "an end of work is not recorded");
                 return Ok(Recorded::Nothing);
@@ -120,7 +120,7 @@ impl Report<'_> {
         if !self.in_doubt {
             return Recorded::Lost;
         }
-        let attempts = match self.storage.attempts(self.fence.item) {
+        let attempts = match self.shared.storage.attempts(self.fence.item) {
             Ok(attempts) => attempts,
             Err(error) => {
                 tracing::warn!(item = %self.fence.item, %error, "the attempt cannot be read");

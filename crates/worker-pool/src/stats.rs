@@ -28,6 +28,8 @@ pub struct PoolStats {
     pub running: usize,
     /// Claims that failed, and looks for work that did; each was tried again.
     pub claim_errors: u64,
+    /// Ends whose recording failed and was, or will be, tried again.
+    pub report_errors: u64,
     /// Claims that found nothing.
     pub empty_claims: u64,
     /// Looks for work: reads that change nothing.

@@ -118,7 +118,7 @@ fn take(shared: &Shared, order: Order) {
 /// Releases what was not begun. Tries once: what stays is lost at its deadline.
 fn give_back(shared: &Shared, order: &Order, reason: &str) {
     let report = Report {
-        storage: &shared.storage,
+        shared,
         fence: order.lease.fence,
         held: &order.held,
         in_doubt: false,
@@ -168,7 +168,7 @@ fn record(
         Err(message) => End::Fail(format!("panicked: {message}"), shared.retry),
     };
     let report = Report {
-        storage: &shared.storage,
+        shared,
         fence: job.lease().fence,
         held: job.held(),
         in_doubt: settled == Some(Settled::Unknown),
