@@ -15,8 +15,9 @@ use crate::VICTIM;
 /// - `backup.*`: `backup.rs` kills a backup at each.
 /// - `ballast.*`: `disk_full.rs` kills a writer at each.
 /// - `prune.*`, `upkeep.*`: `upkeep.rs` kills a pass at each.
+/// - `lease.*`, `sweep.*`: `lease_crashes.rs` kills claims, renewals and sweeps at each.
 /// - `store.*`: `many_processes.rs` stops and kills a writer at each.
-const USED: [&str; 22] = [
+const USED: [&str; 25] = [
     "backup.after_rename",
     "backup.before_rename",
     "backup.copied",
@@ -25,6 +26,8 @@ const USED: [&str; 22] = [
     "create.after_rename",
     "create.before_rename",
     "create.empty",
+    "lease.claimed",
+    "lease.renewed",
     "migrate.after",
     "migrate.before",
     "migrate.before_commit",
@@ -33,6 +36,7 @@ const USED: [&str; 22] = [
     "prune.rows_deleted",
     "store.after_commit",
     "store.before_commit",
+    "sweep.recovered",
     "upkeep.before_optimized",
     "upkeep.between_batches",
     "upkeep.log_cut",

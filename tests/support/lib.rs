@@ -6,6 +6,7 @@
 
 mod files;
 mod gate;
+mod leases;
 mod process;
 mod small_disk;
 mod stores;
@@ -19,6 +20,10 @@ use agentos_core::Deadline;
 
 pub use self::files::{Bits, contents, copy_database, names, settle};
 pub use self::gate::{Gate, pass, wait_for_waiter};
+pub use self::leases::{
+    LEASE_ACTIONS, disagreements, fence, finish_work, lease_action, lease_rows, leased_clock,
+    leased_file, open_leased, worker,
+};
 pub use self::process::Victim;
 pub use self::small_disk::{SmallDisk, on_small_disk};
 pub use self::stores::{

@@ -17,7 +17,10 @@ use agentos_core::{
 };
 use agentos_recovery::{Mode, run_upkeep_with};
 use agentos_store::sqlite::{Config, SqliteStore};
-use agentos_tests::{append, config, new_task, numbers, pass, task_id, upkeep_config};
+use agentos_tests::{
+    append, config, lease_action, leased_clock, new_task, numbers, open_leased, pass, task_id,
+    upkeep_config,
+};
 use agentos_worker_pool::{Finish, WorkQueue, WorkerPool};
 use rustix::process::{Resource, Rlimit, Signal, getpid, getrlimit, kill_process, setrlimit};
 use rustix::thread::{set_thread_gid, set_thread_uid};
@@ -38,6 +41,7 @@ fn play(arguments: &[&str]) {
         ["write", database, task] => write(database, task),
         ["append-small", database, task, count] => append_small(database, task, count),
         ["upkeep", database] => upkeep(database),
+        ["lease", database, action] => lease(database, action),
         ["shorten", database] => shorten(database),
         ["backup", database, target] => backup(database, target),
         ["read", database] => read(database),
@@ -177,6 +181,12 @@ fn upkeep(database: &str) {
     let report = run_upkeep_with(&store, &upkeep_config(), Mode::Apply).expect("good rules");
     assert!(report.is_complete(), "{report:?}");
     say(format_args!("done {}", report.checkpoints.rows));
+}
+
+/// Does something to a lease, and says so.
+fn lease(database: &str, action: &str) {
+    let store = open_leased(Path::new(database), &leased_clock());
+    say(format_args!("{}", lease_action(&store, action)));
 }
 
 /// Cuts the write-ahead log.
