@@ -2,14 +2,19 @@
 //! space goes on, and so does everything once there is room, without a restart.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use agentos_core::{
-    CheckpointRule, Receipt, Retention, Storage, StorageError, TaskStatus, TaskStorage,
-    UpkeepStorage,
+    CheckpointRule, ClaimRequest, Clock, Commit, CompleteWork, LeaseStorage, Receipt, Retention,
+    Storage, StorageError, SweepRequest, TaskStatus, TaskStorage, UpkeepStorage, WorkItemStatus,
 };
 use agentos_recovery::{Mode, Step, UpkeepConfig, run_upkeep_with};
 use agentos_store::sqlite::{Config, SqliteStore};
-use agentos_tests::{SmallDisk, Victim, append, config, new_task, numbers, on_small_disk};
+use agentos_tests::{
+    SmallDisk, Victim, append, config, disagreements, fence, finish_work, leased_clock,
+    leased_file, new_task, numbers, on_small_disk, worker,
+};
 
 use crate::VICTIM;
 
@@ -299,6 +304,98 @@ fn without_a_ballast_commits_are_tried_again_and_again() {
     disk.make_room();
     acks.extend(sound(&store, vec![7; 2000]));
     judge(&acks, &numbers(&store, "a"), &[]).unwrap();
+}
+
+/// Goal: on a full disk leases stay true: they are renewed, and lost ones are taken
+/// away, while plain commits and claims are refused. Method: fill the disk to the
+/// last page around a store with leases; a renewal, a sweep, a commit or a claim is
+/// the first to meet it, and whichever it is, heartbeats and sweeps go on from then
+/// on, again and again, until there is room.
+#[test]
+fn heartbeats_and_sweeps_go_on_while_the_disk_is_full() {
+    let Some(disk) = on_small_disk(DISK) else {
+        return;
+    };
+    // Their log alone is many times the room that was kept.
+    const BEATS: i64 = 500;
+    for first in ["renew", "sweep", "commit", "claim"] {
+        let path = database(&disk);
+        drop(open(&disk));
+        leased_file(&path);
+        let clock = leased_clock();
+        let config = small_config(&disk).clock(Arc::clone(&clock));
+        let store = SqliteStore::open(config).unwrap();
+        let lease = Duration::from_secs(3600);
+        let held = [fence(4, 1), fence(5, 1)];
+        let renew = || {
+            let answers = store.renew(&held, lease).unwrap();
+            let renewed = answers.into_iter().map(|answer| answer.unwrap().expires_at);
+            let renewed: Vec<_> = renewed.collect();
+            assert_eq!(renewed, [clock.wall().plus(lease); 2]);
+        };
+        // The holder of three leases is gone: its items come back one by one.
+        let sweep = || {
+            let request = SweepRequest {
+                rows: 1,
+                ..SweepRequest::default()
+            };
+            let swept = store.sweep(&request).unwrap();
+            assert_eq!((swept.found, swept.recovered.len()), (1, 1), "{swept:?}");
+        };
+        let claim = || store.claim(&ClaimRequest::new(worker("new", "first")));
+        let refused = |answer: Result<(), StorageError>| {
+            assert!(
+                matches!(answer, Err(StorageError::DiskFull(_))),
+                "{answer:?}"
+            );
+        };
+        disk.fill(0);
+        match first {
+            "renew" => (0..10_000)
+                .take_while(|_| store.counters().ballast_given_up == 0)
+                .for_each(|_| renew()),
+            "sweep" => sweep(),
+            "commit" => while sound(&store, vec![7; 3000]).is_some() {},
+            // Nothing is due any more when the disk would still take it.
+            _ => refused((0..10_000).try_for_each(|_| claim().map(drop))),
+        }
+        assert_eq!(store.counters().ballast_given_up, 1, "{first}");
+        assert_eq!(store.inspect().unwrap().ballast_bytes, 0);
+        for beat in 1..=BEATS {
+            clock.advance(Duration::from_secs(1));
+            renew();
+            if beat <= 2 {
+                sweep();
+            }
+            assert_eq!(sound(&store, vec![7; 10]), None, "beat {beat}");
+            refused(claim().map(drop));
+            let complete = CompleteWork {
+                fence: held[0],
+                result: None,
+            };
+            refused(
+                store
+                    .commit(Commit::under(held[0]).part(complete))
+                    .map(drop),
+            );
+        }
+        // Of the three that were lost all are back, or all but one.
+        let counts = store.count_work_items().unwrap();
+        assert_eq!(
+            counts[&WorkItemStatus::InProgress],
+            2 + u64::from(first != "sweep")
+        );
+        assert!(store.check_integrity().unwrap().is_sound());
+        disk.make_room();
+        assert!(sound(&store, vec![7; 10]).is_some());
+        assert_eq!(store.inspect().unwrap().ballast_bytes, BALLAST);
+        finish_work(&store, &clock);
+        let counts = store.count_work_items().unwrap();
+        assert_eq!(counts[&WorkItemStatus::Succeeded], 7, "{counts:?}");
+        drop(store);
+        assert_eq!(disagreements(&path), [""; 0]);
+        disk.clear();
+    }
 }
 
 /// Goal: two processes share one ballast: what one gives up the other does not

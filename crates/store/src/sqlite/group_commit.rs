@@ -15,8 +15,8 @@
 //! its first statement to its last before the next one begins.
 //!
 //! When the disk is full the ballast is given up. Until its room is back only
-//! what frees space is written, and what keeps leases true. Chores of the upkeep come after the commits that
-//! wait with them, each in transactions of its own.
+//! what frees space is written, and what keeps leases true. Chores of the upkeep
+//! come after the commits that wait with them, each in transactions of its own.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -305,6 +305,9 @@ impl SqliteWriter {
             None => Ok(()),
         };
         let has_room = self.ballast.keep();
+        if let (false, Some(connection)) = (has_room, &self.connection) {
+            self.log.spare(connection, self.ballast.bytes());
+        }
         let refusal = |job: &Job| match &log {
             Err(_) if matches!(job, Job::Chore(Chore::CutLog)) => None,
             Err(StorageError::LogFull { bytes, bound }) => {

@@ -7,6 +7,9 @@
 //! ones do not stand in its way. At the bound it waits for them as long as its
 //! callers do, and then takes no commit. The log is at most the bound and one
 //! group longer.
+//!
+//! While the disk is full the log is kept far shorter, or the heartbeats that go on
+//! would use up the room that was given up for them.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -30,6 +33,8 @@ pub(crate) struct LogBound {
     bound: u64,
     /// The size at which to try next.
     next: u64,
+    /// The size that it had when cutting it on a full disk was last in vain.
+    uncut: u64,
 }
 
 impl LogBound {
@@ -38,6 +43,7 @@ impl LogBound {
             path: with_suffix(database, "-wal"),
             bound,
             next: bound / 4,
+            uncut: 0,
         }
     }
 
@@ -94,6 +100,23 @@ impl LogBound {
                 Err(error) => return Err(error),
             }
         }
+    }
+}
+
+impl LogBound {
+    /// While only `room` bytes are left for log and file: begins the log anew once
+    /// it has a quarter of them, and where that is in vain at each further
+    /// sixteenth.
+    pub(crate) fn spare(&mut self, connection: &Connection, room: u64) {
+        let before = self.bytes();
+        if before < (room / 4).max(self.uncut + room / 16) {
+            return;
+        }
+        if let Err(error) = cut(connection, PATIENCE) {
+            tracing::warn!(%error, "the write-ahead log could not be cut on a full disk");
+        }
+        let after = self.bytes();
+        self.uncut = if after < before { 0 } else { after };
     }
 }
 
