@@ -73,7 +73,7 @@ impl ReferenceStateMachine for Histories {
         let mut all = vec![
             (3, of_operators(state)),
             (3, Just(Action::Sweep).boxed()),
-            (10, of_clocks()),
+            (10, of_clocks(state)),
         ];
         for (process, process_state) in state.processes.iter().enumerate() {
             if process_state.alive {
@@ -141,16 +141,25 @@ fn of_operators(state: &State) -> BoxedStrategy<Action> {
     select(dead).prop_map(requeue).boxed()
 }
 
-fn of_clocks() -> BoxedStrategy<Action> {
-    prop_oneof![
-        12 => (1..2 * SECOND).prop_map(Action::Elapse),
+/// Time passes, more or less as it likes, or to the microsecond at which a lease
+/// runs out or an item is due, or to the one before.
+fn of_clocks(state: &State) -> BoxedStrategy<Action> {
+    let items = state.items.iter();
+    let moments = items.flat_map(|item| item.left.into_iter().chain([item.wait]));
+    let moments = moments.filter(|moment| 1 < *moment);
+    let exact: Vec<Micros> = moments.flat_map(|moment| [moment, moment - 1]).collect();
+    let any = prop_oneof![
+        8 => (1..2 * SECOND).prop_map(Action::Elapse),
         2 => (-SECOND..2 * SECOND).prop_map(Action::JumpBoot),
         2 => (-SECOND..2 * SECOND).prop_map(Action::JumpWall),
         // Back more seldom than forward: all that waits would wait for an hour.
         1 => select(vec![-HOUR, HOUR, HOUR, HOUR]).prop_map(Action::JumpWall),
         1 => Just(Action::Reboot),
-    ]
-    .boxed()
+    ];
+    if exact.is_empty() {
+        return any.boxed();
+    }
+    prop_oneof![2 => any, 1 => select(exact).prop_map(Action::Elapse)].boxed()
 }
 
 fn lease() -> impl Strategy<Value = Micros> + Clone {
