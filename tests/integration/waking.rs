@@ -126,7 +126,8 @@ fn an_idle_pool_costs_next_to_nothing() {
             "idle: {cpu_us} us of processor time in {SECONDS} s ({percent:.2} %), {looks} looks"
         );
         assert_eq!(claims, 0, "it took the write lock for nothing");
-        if percent < 1.0 {
+        // Unoptimised, as this may be built; optimised it is less than half of it.
+        if percent < 2.0 {
             return;
         }
         runs.push(percent);

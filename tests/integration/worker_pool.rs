@@ -1,5 +1,6 @@
 //! Work on a real store: the queue, leases by hand, heartbeats, and the pool.
 
+mod doubt;
 mod heartbeat;
 mod leases;
 mod running;

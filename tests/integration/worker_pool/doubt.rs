@@ -1,0 +1,208 @@
+//! An end whose commit has an unknown outcome: the pool looks, and neither loses it
+//! nor makes it twice.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use agentos_core::{
+    Attempt, AttemptOutcome, Audit, BootTime, BoundedTable, Checkpoint, CheckpointSpan,
+    CheckpointStorage, CheckpointSummary, ClaimRequest, Commit, Cursor, EvidenceResult, Fence,
+    FoundCheckpoint, Lease, LeaseStorage, Limits, LogShortened, NewWorkItem, Outlook, Page,
+    Prunable, PruneCheckpoints, PruneRows, Receipt, Reclaimed, Renewed, RetentionStorage, Retry,
+    RowAnswer, RowMark, RowQuestion, RowStorage, SequenceNumber, StaleLease, Storage, StorageError,
+    SweepRequest, Swept, Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
+    WorkFilter, WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
+};
+use agentos_store::sqlite::SqliteStore;
+use agentos_tests::{Work, new_worker, wait_until};
+use agentos_worker_pool::{Finish, HandlerError, Job, Parts, PoolBuilder, PoolStats, WorkerPool};
+
+use super::ends;
+
+/// Methods that go to the real store as they are.
+macro_rules! as_it_is {
+    ($(fn $name:ident(&self $(, $argument:ident: $type:ty)*) $(-> $answer:ty)?;)*) => {
+        $(
+            fn $name(&self $(, $argument: $type)*) $(-> $answer)? {
+                self.store.$name($($argument),*)
+            }
+        )*
+    };
+}
+
+/// What is done with a commit before its outcome is called unknown.
+#[derive(Debug, Clone, Copy)]
+enum Doubt {
+    Made,
+    NotMade,
+}
+
+/// The store, of whose commits under a lease the next are in doubt.
+struct Doubtful {
+    store: Arc<SqliteStore>,
+    doubts: Mutex<VecDeque<Doubt>>,
+}
+
+impl Storage for Doubtful {
+    fn commit(&self, commit: Commit) -> Result<Receipt, StorageError> {
+        let doubt = commit
+            .fence()
+            .and_then(|_| self.doubts.lock().unwrap().pop_front());
+        match doubt {
+            None => return self.store.commit(commit),
+            Some(Doubt::Made) => drop(self.store.commit(commit)?),
+            Some(Doubt::NotMade) => {}
+        }
+        Err(StorageError::CommitUnknown("the disk failed".into()))
+    }
+
+    as_it_is! {
+        fn limits(&self) -> &Limits;
+        fn now(&self) -> Timestamp;
+        fn boot_now(&self) -> BootTime;
+        fn own_files(&self) -> Vec<PathBuf>;
+    }
+}
+
+/// Runs one item in a pool on a store with doubts, until its end is counted.
+fn run_one(
+    doubts: &[Doubt],
+    handler: impl Fn(&Job) -> Result<Finish, HandlerError> + Send + Sync + 'static,
+) -> (Work, WorkItemId, PoolStats) {
+    let work = Work::fresh();
+    let storage = Arc::new(Doubtful {
+        store: Arc::clone(&work.store),
+        doubts: Mutex::new(doubts.iter().copied().collect()),
+    });
+    let id = work.queue.enqueue(NewWorkItem::new("page")).unwrap().id;
+    let builder: PoolBuilder = WorkerPool::builder(storage, new_worker("w"));
+    let pool = builder.handler("page", handler).start().unwrap();
+    wait_until("an end", || {
+        let stats = pool.stats();
+        0 < stats.finished() + stats.released + stats.lost + stats.unreported
+    });
+    (work, id, pool.shutdown().stats)
+}
+
+#[test]
+fn an_end_in_doubt_is_recorded_once() {
+    for doubts in [
+        &[][..],
+        &[Doubt::Made],
+        &[Doubt::NotMade],
+        &[Doubt::NotMade, Doubt::Made],
+    ] {
+        let (work, id, stats) = run_one(doubts, |_| {
+            let next = Parts::new().part(NewWorkItem::new("next"));
+            Ok(Finish::DoneWith(next, None))
+        });
+        assert_eq!((stats.claimed, stats.succeeded), (1, 1), "{doubts:?}");
+        assert_eq!(stats.report_errors, doubts.len() as u64);
+        assert_eq!(ends(&work, id), [(AttemptOutcome::Succeeded, None)]);
+        let pending = work.queue.count().unwrap()[&WorkItemStatus::Pending];
+        assert_eq!(pending, 1, "{doubts:?}");
+
+        let (work, id, stats) = run_one(doubts, |_| Err(HandlerError::permanent("gone")));
+        assert_eq!((stats.claimed, stats.failed), (1, 1), "{doubts:?}");
+        let failed = (AttemptOutcome::Failed, Some("gone".to_owned()));
+        assert_eq!(ends(&work, id), [failed]);
+    }
+}
+
+/// The handler ends its item itself, is told that the outcome is unknown, and gives
+/// the error on.
+#[test]
+fn an_end_of_the_handlers_own_that_is_in_doubt_is_looked_for() {
+    let complete = |job: &Job| {
+        let end = job.prepare_complete(Some(b"mine".to_vec()));
+        job.commit(Parts::new().part(end))?;
+        Ok(Finish::Committed)
+    };
+    let (work, id, stats) = run_one(&[Doubt::Made], complete);
+    assert_eq!((stats.succeeded, stats.failed, stats.lost), (1, 0, 0));
+    assert_eq!(work.item(id).result.unwrap(), b"mine");
+
+    let (work, id, stats) = run_one(&[Doubt::NotMade], move |job| {
+        complete(job).map_err(|error: HandlerError| error.retry(Retry::Never))
+    });
+    assert_eq!((stats.succeeded, stats.failed, stats.lost), (0, 1, 0));
+    let said = "commit outcome unknown: the disk failed".to_owned();
+    assert_eq!(ends(&work, id), [(AttemptOutcome::Failed, Some(said))]);
+
+    // One that believes in its commit says so; then the item is tried again.
+    let (work, id, stats) = run_one(&[Doubt::NotMade], move |job| {
+        let _ = complete(job);
+        Ok(Finish::Committed)
+    });
+    assert_eq!((stats.released, stats.failed, stats.lost), (1, 0, 0));
+    assert_eq!(ends(&work, id)[0].0, AttemptOutcome::Released);
+}
+
+impl LeaseStorage for Doubtful {
+    as_it_is! {
+        fn claim(&self, request: &ClaimRequest) -> Result<Vec<Lease>, StorageError>;
+        fn renew(&self, fences: &[Fence], lease: Duration)
+            -> Result<Vec<Result<Renewed, StaleLease>>, StorageError>;
+        fn sweep(&self, request: &SweepRequest) -> Result<Swept, StorageError>;
+        fn outlook(&self, filter: &WorkFilter) -> Result<Outlook, StorageError>;
+        fn work_item(&self, id: WorkItemId) -> Result<Option<WorkItem>, StorageError>;
+        fn work_items(&self, status: WorkItemStatus, after: Option<Cursor>, rows: u32)
+            -> Result<Page<WorkItemSummary>, StorageError>;
+        fn work_items_of(&self, task: &TaskId, after: Option<Cursor>, rows: u32)
+            -> Result<Page<WorkItemSummary>, StorageError>;
+        fn count_work_items(&self) -> Result<BTreeMap<WorkItemStatus, u64>, StorageError>;
+        fn attempts(&self, item: WorkItemId) -> Result<Vec<Attempt>, StorageError>;
+        fn listen(&self, listener: Weak<dyn WorkListener>);
+    }
+}
+
+impl TaskStorage for Doubtful {
+    as_it_is! {
+        fn task(&self, id: &TaskId) -> Result<Option<Task>, StorageError>;
+        fn tasks(&self, status: TaskStatus, after: Option<Cursor>, rows: u32)
+            -> Result<Page<Task>, StorageError>;
+        fn audits(&self, task: &TaskId, after: Option<Cursor>, rows: u32)
+            -> Result<Page<Audit>, StorageError>;
+    }
+}
+
+impl CheckpointStorage for Doubtful {
+    as_it_is! {
+        fn checkpoint(&self, task: &TaskId, sequence: SequenceNumber)
+            -> Result<Option<Checkpoint>, StorageError>;
+        fn newest_checkpoint(&self, task: &TaskId, below: Option<SequenceNumber>)
+            -> Result<Option<FoundCheckpoint>, StorageError>;
+        fn checkpoints(&self, task: &TaskId, below: Option<SequenceNumber>, rows: u32)
+            -> Result<Vec<CheckpointSummary>, StorageError>;
+        fn evidence_results(&self, task: &TaskId, sequence: SequenceNumber)
+            -> Result<Vec<EvidenceResult>, StorageError>;
+    }
+}
+
+impl RowStorage for Doubtful {
+    as_it_is! {
+        fn ask_row(&self, question: &RowQuestion) -> Result<RowAnswer, StorageError>;
+    }
+}
+
+impl RetentionStorage for Doubtful {
+    as_it_is! {
+        fn task_ids(&self, after: Option<Cursor>, rows: u32)
+            -> Result<Page<Result<TaskId, StorageError>>, StorageError>;
+        fn checkpoint_span(&self, task: &TaskId) -> Result<Option<CheckpointSpan>, StorageError>;
+        fn prunable_checkpoints(&self, plan: &PruneCheckpoints) -> Result<Prunable, StorageError>;
+        fn rows_beyond(&self, table: BoundedTable, max_rows: u64)
+            -> Result<Option<RowMark>, StorageError>;
+        fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError>;
+    }
+}
+
+impl UpkeepStorage for Doubtful {
+    as_it_is! {
+        fn reclaim_space(&self, keep_bytes: u64) -> Result<Reclaimed, StorageError>;
+        fn refresh_statistics(&self) -> Result<(), StorageError>;
+        fn shorten_log(&self) -> Result<LogShortened, StorageError>;
+    }
+}
