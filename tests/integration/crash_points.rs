@@ -15,9 +15,10 @@ use crate::VICTIM;
 /// - `backup.*`: `backup.rs` kills a backup at each.
 /// - `ballast.*`: `disk_full.rs` kills a writer at each.
 /// - `prune.*`, `upkeep.*`: `upkeep.rs` kills a pass at each.
-/// - `lease.*`, `sweep.*`: `lease_crashes.rs` kills claims, renewals and sweeps at each.
+/// - `lease.*`, `sweep.*`: `lease_crashes.rs` kills claims, renewals and sweeps at each,
+///   and `recovery.rs` a scan of many batches.
 /// - `store.*`: `many_processes.rs` stops and kills a writer at each.
-const USED: [&str; 25] = [
+const USED: [&str; 26] = [
     "backup.after_rename",
     "backup.before_rename",
     "backup.copied",
@@ -36,6 +37,7 @@ const USED: [&str; 25] = [
     "prune.rows_deleted",
     "store.after_commit",
     "store.before_commit",
+    "sweep.between_batches",
     "sweep.recovered",
     "upkeep.before_optimized",
     "upkeep.between_batches",

@@ -21,6 +21,7 @@ mod log_bound;
 mod looking;
 mod monitoring;
 mod opening;
+mod recovery;
 mod states;
 mod traps;
 mod upgrades;

@@ -4,6 +4,9 @@
 //! line at a time, and a line that speaks of a commit is said after the commit:
 //! a printed line is a promise.
 
+#[path = "victim/leases.rs"]
+mod leases;
+
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,6 +46,9 @@ fn play(arguments: &[&str]) {
         ["upkeep", database] => upkeep(database),
         ["lease", database, action] => lease(database, action),
         ["shorten", database] => shorten(database),
+        ["claim", database, gate, name] => leases::claim(database, gate, name),
+        ["hold", database, name, count] => leases::hold(database, name, count),
+        ["sweep", database, rows] => leases::sweep(database, rows),
         ["backup", database, target] => backup(database, target),
         ["read", database] => read(database),
         ["enqueue", database, work_type, count] => enqueue(database, work_type, count),
