@@ -304,7 +304,9 @@ fn a_worker_that_is_started_again_gives_up_what_its_dead_start_held() {
         ..ClaimRequest::new(again)
     };
     let claimed = store.claim(&request).unwrap();
-    let tokens = claimed.iter().map(|lease| (lease.fence.item, lease.fence.token.get()));
+    let tokens = claimed
+        .iter()
+        .map(|lease| (lease.fence.item, lease.fence.token.get()));
     assert_eq!(tokens.collect::<Vec<_>>(), [(items[0], 2), (items[1], 2)]);
 }
 
