@@ -20,6 +20,7 @@ mod limits;
 mod log_bound;
 mod looking;
 mod monitoring;
+mod odd_work;
 mod opening;
 mod recovery;
 mod states;

@@ -59,11 +59,11 @@ fn known(directory: &Path) -> std::path::PathBuf {
              SELECT 'many', 'test', 'pending', 3, now, now, now FROM moments,
                  (VALUES (1), (2), (3), (4));
              UPDATE work_items SET status = 'in_progress', lease_holder = 'w1',
-                 lease_incarnation = 'i', lease_boot_id = 'b', lease_deadline_us = 1,
+                 lease_incarnation = 'i', lease_token = 1, lease_boot_id = 'b', lease_deadline_us = 1,
                  lease_acquired_at = (SELECT before FROM moments),
                  lease_expires_at = (SELECT later FROM moments) WHERE work_item_id <= 2;
              UPDATE work_items SET status = 'in_progress', lease_holder = 'w2',
-                 lease_incarnation = 'i', lease_boot_id = 'b', lease_deadline_us = 1,
+                 lease_incarnation = 'i', lease_token = 1, lease_boot_id = 'b', lease_deadline_us = 1,
                  lease_acquired_at = (SELECT days FROM moments),
                  lease_expires_at = (SELECT before FROM moments) WHERE work_item_id = 3;
              INSERT INTO idempotency_keys (idempotency_key, status, request_digest, created_at,

@@ -61,6 +61,7 @@ fn machines() -> [Machine; 3] {
                           iif(:status = 'in_progress', :now, NULL) AS moment,
                           iif(:status = 'in_progress', 1, NULL) AS number)",
             "UPDATE work_items SET status = :to, updated_at = :now,
+                lease_token = lease_token + (:to = 'in_progress'),
                 lease_holder = iif(:to = 'in_progress', 'me', NULL),
                 lease_incarnation = iif(:to = 'in_progress', 'me', NULL),
                 lease_acquired_at = iif(:to = 'in_progress', :now, NULL),

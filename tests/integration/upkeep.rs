@@ -535,7 +535,8 @@ fn a_damaged_index_leads_to_no_loss() {
              updated_at)
          SELECT 't', 'pending', 3, created_at, created_at, created_at FROM idempotency_keys;
          UPDATE work_items SET status = 'in_progress', lease_holder = 'w',
-             lease_incarnation = 'i', lease_boot_id = 'b', lease_deadline_us = 1,
+             lease_incarnation = 'i', lease_token = 1, lease_boot_id = 'b',
+             lease_deadline_us = 1,
              lease_acquired_at = created_at, lease_expires_at = created_at;
          UPDATE work_items SET status = 'failed', lease_holder = NULL, lease_incarnation = NULL,
              lease_boot_id = NULL, lease_deadline_us = NULL, lease_acquired_at = NULL,

@@ -197,7 +197,10 @@ impl Product {
         assert!(swept.failed.is_empty() && !swept.more, "{swept:?}");
         let recovered = swept.recovered.iter();
         let mut recovered: Vec<(Held, Who, Next)> = recovered
-            .map(|item| (held(item.fence), who(&item.holder.worker), item.next))
+            .map(|item| {
+                let holder = item.holder.as_ref().unwrap();
+                (held(item.fence), who(&holder.worker), item.next)
+            })
             .collect();
         recovered.sort_by_key(|(held, ..)| *held);
         Answer::Swept(recovered)

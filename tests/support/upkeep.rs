@@ -117,7 +117,7 @@ const WORK: &str = "
     UNION ALL SELECT work_item_id, 2, 'w', 'i', now, NULL, NULL FROM work_items, moment;
     UPDATE work_items SET task_id = 'leased', checkpoint_sequence = 4 WHERE work_item_id = 1;
     UPDATE work_items SET status = 'in_progress', lease_holder = 'w', lease_incarnation = 'i',
-        lease_boot_id = 'b', lease_deadline_us = 1, lease_acquired_at = created_at,
+        lease_token = 2, lease_boot_id = 'b', lease_deadline_us = 1, lease_acquired_at = created_at,
         lease_expires_at = created_at WHERE work_item_id <= 24;
     UPDATE work_items SET status = CASE WHEN work_item_id <= 14 THEN 'succeeded' ELSE 'failed' END,
         lease_holder = NULL, lease_incarnation = NULL, lease_boot_id = NULL,

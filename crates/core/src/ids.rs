@@ -101,7 +101,8 @@ impl fmt::Debug for WorkerId {
 pub struct Incarnation(Arc<str>);
 
 impl Incarnation {
-    /// Makes a new one: a UUID version 7 (RFC 9562).
+    /// Makes a new one: a UUID version 7 (RFC 9562), so a later start sorts behind
+    /// an earlier one, unless the wall clock went back in between.
     pub fn generate() -> Incarnation {
         Incarnation(uuid::Uuid::now_v7().to_string().into())
     }

@@ -77,6 +77,8 @@ pub const SWEEP_ROWS_MAX: u32 = 1000;
 pub const SWEEP_ROWS_DEFAULT: u32 = 256;
 /// Expired leases that a claim takes away first, at most.
 pub const SWEEP_ROWS_PER_CLAIM: u32 = 16;
+/// As many batches of these, where those before could not be taken away.
+pub const SWEEP_BATCHES_PER_CLAIM: u32 = 4;
 /// Longest sleep of a sweeper while leases are held.
 pub const SWEEP_INTERVAL_HELD: Duration = Duration::from_millis(50);
 /// Longest sleep of a sweeper while none is known to be held: a lease that
@@ -138,7 +140,8 @@ pub const FINISHED_ITEM_ROWS_DEFAULT: u64 = 100_000;
 pub const DEAD_LETTER_AGE_DEFAULT: Duration = Duration::from_secs(180 * 86_400);
 /// Dead letters kept, unless configured otherwise: Sidekiq's `dead_max_jobs`.
 pub const DEAD_LETTER_ROWS_DEFAULT: u64 = 10_000;
-/// Attempts that are kept of one work item, the newest. The schema holds it.
+/// Attempts that are kept of one work item, the newest; released ones do not count,
+/// and are kept among as many claims. The schema holds it.
 pub const ATTEMPTS_PER_ITEM_MAX: u32 = 100;
 /// Results of integrity checks that are kept, the newest. The schema holds it.
 pub const INTEGRITY_CHECKS_MAX: u32 = 1000;

@@ -69,6 +69,9 @@ impl RetryRule {
     /// The pause after attempt number `attempts`: between half of what the rule
     /// says and all of it, as `chance` says.
     pub fn pause(&self, attempts: u32, chance: u64) -> Duration {
+        if self.first.is_zero() {
+            return Duration::ZERO;
+        }
         let grown = self
             .factor
             .checked_pow(attempts.saturating_sub(1))
@@ -212,6 +215,11 @@ mod tests {
             }
         }
         assert_eq!(RetryRule::AT_ONCE.pause(9, 7), Duration::ZERO);
+        let nothing = RetryRule {
+            first: Duration::ZERO,
+            ..RULE
+        };
+        assert_eq!(nothing.pause(100, 7), Duration::ZERO);
     }
 
     #[test]

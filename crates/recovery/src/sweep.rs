@@ -246,12 +246,12 @@ fn count(
         match item.next {
             Next::Requeue { pause } => {
                 statistics.requeued += 1;
-                tracing::debug!(item = %item.fence.item, worker = %item.holder.worker, ?pause,
+                tracing::debug!(item = %item.fence.item, holder = ?item.holder, ?pause,
                     "a lost lease was taken away");
             }
             Next::DeadLetter => {
                 statistics.dead_lettered += 1;
-                tracing::warn!(item = %item.fence.item, worker = %item.holder.worker,
+                tracing::warn!(item = %item.fence.item, holder = ?item.holder,
                     "a work item has lost its last attempt");
             }
         }

@@ -202,8 +202,12 @@ fn look_and_sweep(
         &mut |batch| {
             let swept = storage.sweep(batch)?;
             let now = storage.now().unix_micros();
-            for item in &swept.recovered {
-                let late = now.saturating_sub(item.holder.until.unix_micros());
+            for holder in swept
+                .recovered
+                .iter()
+                .filter_map(|item| item.holder.as_ref())
+            {
+                let late = now.saturating_sub(holder.until.unix_micros());
                 lag = lag.max(Duration::from_micros(u64::try_from(late).unwrap_or(0)));
             }
             Ok(swept)

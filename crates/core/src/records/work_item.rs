@@ -218,7 +218,8 @@ pub struct Lease {
     /// How many there can be.
     pub max_attempts: u32,
     /// The newest checkpoint of the task that carries state and is not recorded as
-    /// failed, when the item was claimed. Retention leaves it alone meanwhile.
+    /// failed, when the item was claimed; looked for among the newest 100. Retention
+    /// leaves it alone meanwhile.
     pub checkpoint: Option<SequenceNumber>,
     /// How long it was given.
     pub duration: Duration,
@@ -337,7 +338,8 @@ pub struct WorkItem {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
     /// The token of its claim: attempts of an item are numbered 1, 2, 3, … without
-    /// gaps, and the newest 100 are kept.
+    /// gaps. The newest 100 that were not released are kept, and of the released
+    /// ones those among the newest 100 claims.
     pub number: FencingToken,
     /// Who made it.
     pub worker: Worker,

@@ -146,7 +146,9 @@ pub enum Lost {
     /// Those that have run out.
     Expired,
     /// Those that earlier starts of this worker held, whether they have run out
-    /// or not. For a worker that knows that it runs once.
+    /// or not. For a worker that knows that it runs once. Which start is earlier
+    /// is told by the order of incarnations, which are generated so that they sort
+    /// by time.
     EarlierStarts(Worker),
 }
 
@@ -215,8 +217,8 @@ pub struct Swept {
 pub struct RecoveredItem {
     /// The lease that was lost.
     pub fence: Fence,
-    /// Who held it, since when and until when.
-    pub holder: Holder,
+    /// Who held it, since when and until when; `None` when that cannot be read.
+    pub holder: Option<Holder>,
     /// The task that it belongs to.
     pub task: Option<TaskId>,
     /// What followed.

@@ -18,11 +18,11 @@ fn recovered(number: u32, next: Next) -> RecoveredItem {
             item: item(number),
             token: FencingToken::new(1).unwrap(),
         },
-        holder: Holder {
+        holder: Some(Holder {
             worker: Worker::start(WorkerId::new("w").unwrap()),
             since: Timestamp::from_unix_micros(0),
             until: Timestamp::from_unix_micros(1),
-        },
+        }),
         task: None,
         next,
     }

@@ -4,19 +4,24 @@
 //! one look at an index tells the first item of the highest priority; when that
 //! one is for later, all of its priority are, and the next look goes below it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use agentos_core::limits::SWEEP_ROWS_PER_CLAIM;
+use agentos_core::limits::{SWEEP_BATCHES_PER_CLAIM, SWEEP_ROWS_PER_CLAIM};
 use agentos_core::{
     BootTime, ClaimRequest, Clock, Fence, FencingToken, Lease, Lost, Renewed, StaleLease,
     StorageError, SweepRequest, TaskId, Timestamp, WorkFilter, WorkItemId, crash_point,
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, named_params};
 
-use super::error::of;
-use super::work::{held, item_id, stale};
+use super::error::{is_fatal, of};
+use super::sweep::in_savepoint;
+use super::work::{count, held, item_id, stale};
 use super::{checkpoints, statements, sweep};
+
+/// Most items that one claim passes over, since they cannot be claimed.
+const PASSED_OVER_MAX: usize = 64;
 
 /// The moment of a transaction, by both clocks.
 #[derive(Debug, Clone)]
@@ -56,12 +61,59 @@ pub(crate) enum Look {
     Nothing,
 }
 
-/// An item that is due. Ordered by urgency.
+/// An item that is due. Ordered by urgency. Its moment is compared as text, as the
+/// index does: so what a shell wrote there is in nobody's way.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Candidate {
-    priority: std::cmp::Reverse<i64>,
-    available_at: Timestamp,
+    priority: Reverse<i64>,
+    available_at: String,
     item: WorkItemId,
+}
+
+/// A scope while one claim looks through it.
+struct Place<'s> {
+    scope: Scope<'s>,
+    /// No item of a higher priority is due: they were looked at.
+    at_most: i64,
+    /// The last item that could not be claimed; nothing before it is looked at.
+    behind: Option<Candidate>,
+    found: Look,
+}
+
+impl<'s> Place<'s> {
+    fn new(scope: Scope<'s>) -> Place<'s> {
+        Place {
+            scope,
+            at_most: i64::MAX,
+            behind: None,
+            found: Look::Nothing,
+        }
+    }
+
+    fn pass_over(&mut self, candidate: Candidate) {
+        self.behind = Some(candidate);
+    }
+
+    fn look(&mut self, connection: &Connection, now: Timestamp) -> Result<(), StorageError> {
+        let now = now.to_text();
+        if let Some(behind) = &self.behind {
+            let same = self.scope.look_behind(connection, behind)?;
+            if let Some(candidate) = same.filter(|candidate| candidate.available_at <= now) {
+                self.found = Look::Due(candidate);
+                return Ok(());
+            }
+            let Some(lower) = behind.priority.0.checked_sub(1) else {
+                self.found = Look::Nothing;
+                return Ok(());
+            };
+            self.at_most = self.at_most.min(lower);
+        }
+        self.found = self.scope.look(connection, &now, self.at_most)?;
+        if let Look::Due(candidate) = &self.found {
+            self.at_most = candidate.priority.0;
+        }
+        Ok(())
+    }
 }
 
 pub(crate) fn claim(
@@ -69,45 +121,68 @@ pub(crate) fn claim(
     request: &ClaimRequest,
     now: &Moment,
 ) -> Result<Claimed, StorageError> {
-    let swept = sweep::batch(
-        connection,
-        &SweepRequest {
-            lost: Lost::Expired,
-            rows: SWEEP_ROWS_PER_CLAIM,
-            skip: 0,
-            after_loss: request.after_loss,
-        },
-        now,
-    )?;
-    for (item, error) in &swept.failed {
-        tracing::warn!(%item, %error, "an expired lease could not be taken away");
+    let recovered = take_expired_away(connection, request, now)?;
+    let mut places = scopes(connection, &request.filter)?
+        .into_iter()
+        .map(Place::new)
+        .collect::<Vec<_>>();
+    for place in &mut places {
+        place.look(connection, now.wall)?;
     }
-    let scopes = scopes(connection, &request.filter)?;
-    let mut looks = scopes
-        .iter()
-        .map(|scope| scope.look(connection, now.wall))
-        .collect::<Result<Vec<_>, _>>()?;
     let mut leases = Vec::new();
-    while leases.len() < request.items as usize {
-        let most_urgent = looks
-            .iter()
-            .enumerate()
-            .filter_map(|(place, look)| match look {
-                Look::Due(candidate) => Some((candidate, place)),
+    let mut passed_over = 0;
+    while leases.len() < request.items as usize && passed_over < PASSED_OVER_MAX {
+        let most_urgent = places
+            .iter_mut()
+            .filter_map(|place| match &place.found {
+                Look::Due(candidate) => Some((candidate.clone(), place)),
                 Look::Later(_) | Look::Nothing => None,
             })
-            .min();
+            .min_by(|(one, _), (other, _)| one.cmp(other));
         let Some((candidate, place)) = most_urgent else {
             break;
         };
-        leases.push(take(connection, candidate.item, request, now)?);
-        looks[place] = scopes[place].look(connection, now.wall)?;
+        match in_savepoint(connection, "claim", || {
+            take(connection, candidate.item, request, now)
+        }) {
+            Ok(lease) => leases.push(lease),
+            Err(error) if is_fatal(connection, &error) => return Err(error),
+            // A damaged row keeps nobody from the others.
+            Err(error) => {
+                tracing::warn!(item = %candidate.item, %error, "an item cannot be claimed");
+                passed_over += 1;
+                place.pass_over(candidate);
+            }
+        }
+        place.look(connection, now.wall)?;
     }
     crash_point!("lease.claimed");
-    Ok(Claimed {
-        leases,
-        recovered: swept.recovered.len(),
-    })
+    Ok(Claimed { leases, recovered })
+}
+
+/// Takes a bounded number of expired leases away, past those for which that fails.
+fn take_expired_away(
+    connection: &Connection,
+    request: &ClaimRequest,
+    now: &Moment,
+) -> Result<usize, StorageError> {
+    let mut batch = SweepRequest {
+        lost: Lost::Expired,
+        rows: SWEEP_ROWS_PER_CLAIM,
+        skip: 0,
+        after_loss: request.after_loss,
+    };
+    for _ in 0..SWEEP_BATCHES_PER_CLAIM {
+        let swept = sweep::batch(connection, &batch, now)?;
+        for (item, error) in &swept.failed {
+            tracing::warn!(%item, %error, "an expired lease could not be taken away");
+        }
+        if !swept.recovered.is_empty() || !swept.more {
+            return Ok(swept.recovered.len());
+        }
+        batch.skip += swept.found;
+    }
+    Ok(0)
 }
 
 /// Renews each lease, or says who has it now.
@@ -133,7 +208,12 @@ pub(crate) fn renew(
             })
             .map_err(|error| of(&error, context))?;
         if changed == 0 {
-            return Ok(Err(stale(*fence, held(connection, fence.item)?)));
+            // That the row cannot be read is no reason to lose the others.
+            let held = match held(connection, fence.item) {
+                Err(StorageError::Corrupt { .. }) => None,
+                held => held?,
+            };
+            return Ok(Err(stale(*fence, held)));
         }
         Ok(Ok(Renewed {
             fence: *fence,
@@ -153,8 +233,9 @@ pub(crate) fn look(
     now: Timestamp,
 ) -> Result<Look, StorageError> {
     let mut found = Look::Nothing;
+    let now = now.to_text();
     for scope in scopes(connection, filter)? {
-        found = match (found, scope.look(connection, now)?) {
+        found = match (found, scope.look(connection, &now, i64::MAX)?) {
             (_, Look::Due(candidate)) => return Ok(Look::Due(candidate)),
             (Look::Later(one), Look::Later(other)) => Look::Later(one.min(other)),
             (Look::Nothing, later) => later,
@@ -216,7 +297,13 @@ fn types_of(connection: &Connection, task: &TaskId) -> Result<Vec<String>, Stora
 }
 
 impl Scope<'_> {
-    fn look(&self, connection: &Connection, now: Timestamp) -> Result<Look, StorageError> {
+    /// The most urgent item of a priority up to `at_most`.
+    fn look(
+        &self,
+        connection: &Connection,
+        now: &str,
+        mut at_most: i64,
+    ) -> Result<Look, StorageError> {
         let mut statement = prepare(
             connection,
             match self {
@@ -225,44 +312,86 @@ impl Scope<'_> {
                 Scope::TaskType(..) => statements::LEASES_FIND_BY_TASK,
             },
         )?;
-        // A shell may have given any priority.
-        let mut below = i64::MAX;
-        let mut first_later: Option<Timestamp> = None;
+        let mut first_later: Option<String> = None;
         loop {
-            let read = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
-            let found: Option<(i64, i64, String)> = match self {
-                Scope::Any => statement.query_row(named_params! { ":below": below }, read),
-                Scope::Type(name) => {
-                    statement.query_row(named_params! { ":type": name, ":below": below }, read)
+            let found = match self {
+                Scope::Any => {
+                    statement.query_row(named_params! { ":at_most": at_most }, read_candidate)
                 }
-                Scope::TaskType(task, name) => statement.query_row(
-                    named_params! { ":task": task.as_str(), ":type": name, ":below": below },
-                    read,
+                Scope::Type(name) => statement.query_row(
+                    named_params! { ":type": name, ":at_most": at_most },
+                    read_candidate,
                 ),
-            }
-            .optional()
-            .map_err(|error| of(&error, "looking for work"))?;
-            let Some((item, priority, available_at)) = found else {
-                return Ok(first_later.map_or(Look::Nothing, Look::Later));
+                Scope::TaskType(task, name) => statement.query_row(
+                    named_params! { ":task": task.as_str(), ":type": name, ":at_most": at_most },
+                    read_candidate,
+                ),
             };
-            if below <= priority {
-                return Err(damaged_index());
-            }
-            let item = item_id(item)?;
-            let available_at = Timestamp::parse(&available_at).ok_or_else(|| {
-                StorageError::corrupt(format!("work item {item}"), "its available_at")
-            })?;
-            if available_at <= now {
-                return Ok(Look::Due(Candidate {
-                    priority: std::cmp::Reverse(priority),
-                    available_at,
-                    item,
+            let candidate = match candidate(found)? {
+                Some(candidate) if candidate.priority.0 > at_most => return Err(damaged_index()),
+                Some(candidate) if candidate.available_at.as_str() <= now => {
+                    return Ok(Look::Due(candidate));
+                }
+                found => found,
+            };
+            let lower = candidate
+                .as_ref()
+                .and_then(|candidate| candidate.priority.0.checked_sub(1));
+            let later = candidate.map(|candidate| candidate.available_at);
+            first_later = [first_later, later].into_iter().flatten().min();
+            let Some(lower) = lower else {
+                return Ok(first_later.map_or(Look::Nothing, |text| {
+                    // What cannot be read is beyond the end of the calendar.
+                    Look::Later(Timestamp::parse(&text).unwrap_or(Timestamp::MAX))
                 }));
-            }
-            first_later = Some(first_later.map_or(available_at, |first| first.min(available_at)));
-            below = priority;
+            };
+            at_most = lower;
         }
     }
+
+    /// The next item of the same priority.
+    fn look_behind(
+        &self,
+        connection: &Connection,
+        behind: &Candidate,
+    ) -> Result<Option<Candidate>, StorageError> {
+        let (task, name) = match self {
+            Scope::Any => (None, None),
+            Scope::Type(name) => (None, Some(*name)),
+            Scope::TaskType(task, name) => (Some(task.as_str()), Some(name.as_str())),
+        };
+        let found = prepare(connection, statements::LEASES_FIND_BEHIND)?.query_row(
+            named_params! {
+                ":priority": behind.priority.0,
+                ":available_at": behind.available_at,
+                ":item": behind.item.get(),
+                ":type": name,
+                ":task": task,
+            },
+            read_candidate,
+        );
+        candidate(found)
+    }
+}
+
+fn read_candidate(row: &Row<'_>) -> rusqlite::Result<(i64, i64, String)> {
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+}
+
+fn candidate(
+    found: rusqlite::Result<(i64, i64, String)>,
+) -> Result<Option<Candidate>, StorageError> {
+    let found = found
+        .optional()
+        .map_err(|error| of(&error, "looking for work"))?;
+    let Some((item, priority, available_at)) = found else {
+        return Ok(None);
+    };
+    Ok(Some(Candidate {
+        priority: Reverse(priority),
+        available_at,
+        item: item_id(item)?,
+    }))
 }
 
 fn take(
@@ -292,8 +421,8 @@ fn take(
                     row.get::<_, i64>(0)?,
                     row.get::<_, String>(1)?,
                     row.get::<_, Option<String>>(2)?,
-                    (row.get(3)?, row.get(4)?),
-                    (row.get(5)?, row.get(6)?),
+                    (row.get::<_, i64>(3)?, row.get::<_, Option<Vec<u8>>>(4)?),
+                    (count(row, 5)?, count(row, 6)?),
                     row.get::<_, Option<i64>>(7)?,
                 ))
             },
@@ -315,8 +444,8 @@ fn take(
         task: task
             .map(|task| TaskId::new(task).map_err(|_| damaged("its task")))
             .transpose()?,
-        priority,
-        payload: Option::unwrap_or_default(payload),
+        priority: i32::try_from(priority).unwrap_or(if priority < 0 { i32::MIN } else { i32::MAX }),
+        payload: payload.unwrap_or_default(),
         attempt: tries.0,
         max_attempts: tries.1,
         checkpoint: checkpoint.map(checkpoints::sequence).transpose()?,

@@ -96,6 +96,16 @@ pub(crate) fn of_commit(error: SqliteError) -> StorageError {
     }
 }
 
+/// Whether an error says that what the connection has read and cached cannot be
+/// trusted. A row that is not what it should be does not.
+pub(crate) fn spoils_connection(error: &StorageError) -> bool {
+    match error {
+        StorageError::Io(_) => true,
+        StorageError::Corrupt { cause, .. } => cause.is::<SqliteError>(),
+        _ => false,
+    }
+}
+
 /// Whether an error inside a transaction is one of all of it, and not of the row
 /// that was worked on.
 pub(crate) fn is_fatal(connection: &Connection, error: &StorageError) -> bool {

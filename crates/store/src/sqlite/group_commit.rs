@@ -36,7 +36,7 @@ use super::chores::{self, Chore};
 use super::claims::{self, Claimed, Moment};
 use super::config::Config;
 use super::connection::{check_writer, open_untouched, set_up_writer};
-use super::error::{SqliteError, of_commit, of_sqlite};
+use super::error::{SqliteError, of_commit, of_sqlite, spoils_connection};
 use super::listeners::Listeners;
 use super::log_bound::LogBound;
 use super::migrate::{self, MIGRATIONS};
@@ -260,10 +260,7 @@ impl SqliteWriter {
                     Err(error) => (Err(of_sqlite(error, "using a savepoint")), true),
                 },
             };
-            unusable |= matches!(
-                answer,
-                Err(StorageError::Io(_) | StorageError::Corrupt { .. })
-            );
+            unusable |= answer.as_ref().is_err_and(spoils_connection);
             answers.push(answer);
             if undo || connection.is_autocommit() {
                 unusable |= !undone(connection);
@@ -328,14 +325,13 @@ impl SqliteWriter {
         };
         let mut answers: Vec<Option<Answer>> =
             jobs.iter().map(|job| refusal(job).map(Err)).collect();
-        let mut places = Vec::with_capacity(jobs.len());
-        let mut commits = Vec::with_capacity(jobs.len());
-        for (place, job) in jobs.iter().enumerate() {
-            if !matches!(job, Job::Chore(_)) && answers[place].is_none() {
-                places.push(place);
-                commits.push(*job);
-            }
-        }
+        let mut places: Vec<usize> = (0..jobs.len())
+            .filter(|&place| !matches!(jobs[place], Job::Chore(_)) && answers[place].is_none())
+            .collect();
+        // A lease whose renewal was asked for in time is not lost to a claim or a sweep
+        // that happens to share its group.
+        places.sort_by_key(|&place| !matches!(jobs[place], Job::Renew { .. }));
+        let commits: Vec<&Job> = places.iter().map(|&place| jobs[place]).collect();
         for (place, answer) in places.into_iter().zip(self.run_commits(&commits, deadline)) {
             answers[place] = Some(answer);
         }
@@ -381,11 +377,7 @@ impl SqliteWriter {
             .busy_timeout(deadline.remaining())
             .map_err(|error| of_sqlite(SqliteError::from(&error), "waiting"))
             .and_then(|()| chores::run(connection, chore, now));
-        let unusable = !undone(connection)
-            || matches!(
-                answer,
-                Err(StorageError::Io(_) | StorageError::Corrupt { .. })
-            );
+        let unusable = !undone(connection) || answer.as_ref().is_err_and(spoils_connection);
         self.put_away_if(unusable);
         answer.map(Done::Chore)
     }
@@ -576,8 +568,7 @@ fn run(connection: &Connection, sql: &str) -> Result<(), SqliteError> {
 }
 
 fn is_unusable(error: &SqliteError) -> bool {
-    let typed = of_sqlite(error.clone(), "");
-    matches!(typed, StorageError::Io(_) | StorageError::Corrupt { .. })
+    spoils_connection(&of_sqlite(error.clone(), ""))
 }
 
 fn lost_connection() -> StorageError {

@@ -145,8 +145,9 @@ impl LeaseStorage for SqliteStore {
 
     fn outlook(&self, filter: &WorkFilter) -> Result<Outlook, StorageError> {
         filter.check()?;
-        let now = Moment::of(self.config.clock.as_ref());
         self.readers.read("looking ahead", |connection| {
+            // After the wait for a reader.
+            let now = Moment::of(self.config.clock.as_ref());
             let claimable = match claims::look(connection, filter, now.wall)? {
                 Look::Due(_) => Some(Duration::ZERO),
                 Look::Later(moment) => {
@@ -211,11 +212,9 @@ struct RawItem {
     work_type: String,
     task: Option<String>,
     status: String,
-    priority: i32,
+    priority: i64,
     unique_key: Option<String>,
-    attempts: u32,
-    max_attempts: u32,
-    losses: u32,
+    counts: [i64; 3],
     available_at: String,
     token: i64,
     holder: [Option<String>; 4],
@@ -233,9 +232,7 @@ impl RawItem {
             status: row.get(3)?,
             priority: row.get(4)?,
             unique_key: row.get(5)?,
-            attempts: row.get(6)?,
-            max_attempts: row.get(7)?,
-            losses: row.get(8)?,
+            counts: [row.get(6)?, row.get(7)?, row.get(8)?],
             available_at: row.get(9)?,
             token: row.get(10)?,
             holder: read_holder(row, 11)?,
@@ -248,6 +245,8 @@ impl RawItem {
     fn decode(self) -> Result<WorkItemSummary, StorageError> {
         let damaged = |what: &str| StorageError::corrupt(format!("work item {}", self.id), what);
         let moment = |text: &str, what| Timestamp::parse(text).ok_or_else(|| damaged(what));
+        let count = |count, what| u32::try_from(count).map_err(|_| damaged(what));
+        let [attempts, max_attempts, losses] = self.counts;
         Ok(WorkItemSummary {
             id: item_id(self.id)?,
             task: self
@@ -256,17 +255,22 @@ impl RawItem {
                 .map(|task| TaskId::new(task).map_err(|_| damaged("its task")))
                 .transpose()?,
             status: WorkItemStatus::parse(&self.status).ok_or_else(|| damaged("its status"))?,
-            available_at: moment(&self.available_at, "its available_at")?,
+            // Whoever parks an item writes the end of the calendar.
+            available_at: if self.available_at > Timestamp::MAX.to_text() {
+                Timestamp::MAX
+            } else {
+                moment(&self.available_at, "its available_at")?
+            },
             newest_token: FencingToken::new(self.token).ok(),
             holder: decode_holder(self.holder.clone()).map_err(damaged)?,
             created_at: moment(&self.created_at, "its created_at")?,
             updated_at: moment(&self.updated_at, "its updated_at")?,
             work_type: self.work_type,
-            priority: self.priority,
+            priority: i32::try_from(self.priority).map_err(|_| damaged("its priority"))?,
+            attempts: count(attempts, "its attempts")?,
+            max_attempts: count(max_attempts, "its max_attempts")?,
+            losses: count(losses, "its losses")?,
             unique_key: self.unique_key,
-            attempts: self.attempts,
-            max_attempts: self.max_attempts,
-            losses: self.losses,
             last_error: self.last_error,
         })
     }

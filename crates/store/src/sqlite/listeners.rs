@@ -1,5 +1,6 @@
 //! Those who want to know of work that became claimable.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Weak;
 
 use agentos_core::WorkListener;
@@ -20,7 +21,12 @@ impl Listeners {
     pub(crate) fn tell(&self) {
         let listeners: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
         for listener in listeners {
-            listener.work_arrived();
+            // The commit is done: nothing that a listener does may change its answer.
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| listener.work_arrived())) {
+                tracing::error!("a listener panicked");
+                // Dropping what is unknown could panic again.
+                std::mem::forget(panic);
+            }
         }
     }
 }

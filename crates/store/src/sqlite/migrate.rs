@@ -283,6 +283,18 @@ mod tests {
                 connection.query_row(&sql, [], |row| row.get(0)).unwrap()
             };
             assert_eq!(count("work_attempts"), ATTEMPTS_PER_ITEM_MAX + 1);
+            // What is given back pushes nothing else out, and is bounded too.
+            for number in 301..=501 {
+                let released = format!(
+                    "INSERT INTO work_attempts (work_item_id, number, worker, incarnation,
+                         started_at, ended_at, outcome)
+                     VALUES (1, {number}, 'w', 'i', '{NOW}', '{NOW}', 'released')"
+                );
+                connection.execute_batch(&released).unwrap();
+            }
+            assert_eq!(count("work_attempts"), 2 * ATTEMPTS_PER_ITEM_MAX + 1);
+            let others = "work_attempts WHERE outcome IS NULL AND number > 200";
+            assert_eq!(count(others), ATTEMPTS_PER_ITEM_MAX);
             assert_eq!(count("integrity_checks"), INTEGRITY_CHECKS_MAX);
             connection
                 .execute_batch("DELETE FROM work_items WHERE work_item_id = 1")

@@ -38,6 +38,7 @@ statements! {
     LEASES_END_EXPIRED = "leases/end_expired.sql";
     LEASES_EXPIRED = "leases/expired.sql";
     LEASES_FIND_ANY = "leases/find_any.sql";
+    LEASES_FIND_BEHIND = "leases/find_behind.sql";
     LEASES_FIND_BY_TASK = "leases/find_by_task.sql";
     LEASES_FIND_BY_TYPE = "leases/find_by_type.sql";
     LEASES_HELD = "leases/held.sql";

@@ -3,13 +3,14 @@
 //! The statement that changes an item tests that its lease is lost. What follows
 //! for the item is core's decision. Its attempt is closed, an audit line says what
 //! happened, and a task's history gets an error boundary, in the same commit. An
-//! item for which that fails is left as it was, and harms no other.
+//! item for which that fails is left as it was, and harms no other; only a history
+//! that is damaged and takes no checkpoint does not keep its item.
 
 use agentos_core::records::audit::WORK_RECOVERED;
 use agentos_core::retry::{after_loss, chance};
 use agentos_core::{
     AppendCheckpoint, AttemptOutcome, CheckpointType, Fence, Holder, Lost, RecoveredItem,
-    StorageError, SweepRequest, Swept, WorkItemId, crash_point,
+    StorageError, SweepRequest, Swept, WorkItemId, WorkItemStatus, crash_point,
 };
 use rusqlite::{Connection, named_params};
 use serde_json::json;
@@ -40,10 +41,10 @@ pub(crate) fn batch(
         request,
         now,
     };
-    let together = in_savepoint(connection, || {
+    let together = in_savepoint(connection, "sweep", || {
         items
             .iter()
-            .filter_map(|&item| sweep.recover(item).transpose())
+            .filter_map(|&item| sweep.recover(item, Boundary::Demanded).transpose())
             .collect::<Result<Vec<_>, _>>()
     });
     match together {
@@ -51,7 +52,9 @@ pub(crate) fn batch(
         Err(error) if is_fatal(connection, &error) => return Err(error),
         Err(_) => {
             for item in items {
-                match in_savepoint(connection, || sweep.recover(item)) {
+                match in_savepoint(connection, "sweep", || {
+                    sweep.recover(item, Boundary::IfPossible)
+                }) {
                     Ok(recovered) => swept.recovered.extend(recovered),
                     Err(error) if is_fatal(connection, &error) => return Err(error),
                     Err(error) => swept.failed.push((item, error)),
@@ -103,8 +106,9 @@ fn lost(
 }
 
 /// Everything or nothing of `work`, inside the transaction that stands.
-fn in_savepoint<T>(
+pub(crate) fn in_savepoint<T>(
     connection: &Connection,
+    name: &str,
     work: impl FnOnce() -> Result<T, StorageError>,
 ) -> Result<T, StorageError> {
     let run = |sql: &str| {
@@ -113,16 +117,25 @@ fn in_savepoint<T>(
             .and_then(|mut statement| statement.execute([]))
             .map_err(|error| of(&error, "using a savepoint"))
     };
-    run("SAVEPOINT sweep")?;
+    run(&format!("SAVEPOINT {name}"))?;
     let done = work();
     // A full disk takes the whole transaction away, and the savepoint with it.
     if !connection.is_autocommit() {
         if done.is_err() {
-            run("ROLLBACK TO sweep")?;
+            run(&format!("ROLLBACK TO {name}"))?;
         }
-        run("RELEASE sweep")?;
+        run(&format!("RELEASE {name}"))?;
     }
     done
+}
+
+/// What of a task's history that takes no more checkpoints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Boundary {
+    /// The item cannot be recovered without.
+    Demanded,
+    /// It is recovered without: a damaged history keeps no work from going on.
+    IfPossible,
 }
 
 struct Sweep<'s> {
@@ -133,18 +146,27 @@ struct Sweep<'s> {
 
 impl Sweep<'_> {
     /// Takes one lease away; `None` when it is not lost after all.
-    fn recover(&self, item: WorkItemId) -> Result<Option<RecoveredItem>, StorageError> {
+    fn recover(
+        &self,
+        item: WorkItemId,
+        wish: Boundary,
+    ) -> Result<Option<RecoveredItem>, StorageError> {
         let connection = self.apply.connection;
         let Some(found) = held(connection, item)? else {
             return Ok(None);
         };
-        let (Some(token), Some(holder)) = (found.newest, found.holder) else {
+        if found.status != WorkItemStatus::InProgress {
             return Ok(None);
+        }
+        let holder = found.holder;
+        let Some(token) = found.newest else {
+            let item = format!("work item {item}");
+            return Err(StorageError::corrupt(item, "it is held without a token"));
         };
         let fence = Fence { item, token };
         let next = after_loss(found.tried, &self.request.after_loss, chance(item, token));
         let (to, available_at) = self.apply.after(next);
-        let reason = self.reason(&holder);
+        let reason = self.reason(holder.as_ref());
         let changed = match &self.request.lost {
             Lost::Expired => {
                 self.apply
@@ -182,10 +204,10 @@ impl Sweep<'_> {
         let detail = json!({
             "work_item": item.get(),
             "token": token.get(),
-            "worker": holder.worker.id.as_str(),
-            "incarnation": holder.worker.incarnation.as_str(),
-            "held_since": holder.since.to_text(),
-            "held_until": holder.until.to_text(),
+            "worker": holder.as_ref().map(|holder| holder.worker.id.as_str()),
+            "incarnation": holder.as_ref().map(|holder| holder.worker.incarnation.as_str()),
+            "held_since": holder.as_ref().map(|holder| holder.since.to_text()),
+            "held_until": holder.as_ref().map(|holder| holder.until.to_text()),
         });
         self.apply.write_line(&Line {
             task: found.task.as_ref(),
@@ -198,7 +220,17 @@ impl Sweep<'_> {
         if let Some(task) = &found.task {
             let mut boundary = AppendCheckpoint::new(task.clone(), CheckpointType::ErrorBoundary);
             boundary.metadata = detail;
-            self.apply.append_checkpoint(&boundary)?;
+            let append = || self.apply.append_checkpoint(&boundary).map(drop);
+            match wish {
+                Boundary::Demanded => append()?,
+                Boundary::IfPossible => match in_savepoint(connection, "boundary", append) {
+                    Err(error) if is_fatal(connection, &error) => return Err(error),
+                    Err(error) => {
+                        tracing::error!(%item, %task, %error, "no error boundary could be written");
+                    }
+                    Ok(()) => {}
+                },
+            }
         }
         Ok(Some(RecoveredItem {
             fence,
@@ -208,8 +240,10 @@ impl Sweep<'_> {
         }))
     }
 
-    fn reason(&self, holder: &Holder) -> String {
-        let Holder { worker, until, .. } = holder;
+    fn reason(&self, holder: Option<&Holder>) -> String {
+        let Some(Holder { worker, until, .. }) = holder else {
+            return "its lease is lost, and who held it cannot be read".into();
+        };
         match self.request.lost {
             Lost::Expired => format!("{worker} held it until {until}, and the lease ran out"),
             Lost::EarlierStarts(_) => {

@@ -44,7 +44,7 @@ pub(crate) fn held(
                         row.get::<_, String>(0)?,
                         row.get::<_, i64>(1)?,
                         row.get::<_, Option<String>>(2)?,
-                        (row.get(3)?, row.get(4)?, row.get(5)?),
+                        (count(row, 3)?, count(row, 4)?, count(row, 5)?),
                         read_holder(row, 6)?,
                     ))
                 })
@@ -65,8 +65,15 @@ pub(crate) fn held(
             max_attempts,
             losses,
         },
-        holder: decode_holder(holder).map_err(damaged)?,
+        // For people: what cannot be read of it keeps nobody from the item.
+        holder: decode_holder(holder).unwrap_or_default(),
     }))
+}
+
+/// A count, as large as it can be told.
+pub(crate) fn count(row: &Row<'_>, column: usize) -> rusqlite::Result<u32> {
+    let count: i64 = row.get(column)?;
+    Ok(u32::try_from(count.max(0)).unwrap_or(u32::MAX))
 }
 
 pub(crate) fn read_holder(row: &Row<'_>, first: usize) -> rusqlite::Result<RawHolder> {
@@ -261,6 +268,10 @@ impl Apply<'_> {
                 statements::WORK_CANCEL_PENDING,
                 named_params! { ":item": work.item.get(), ":now": self.now_text },
             )?,
+            (WorkItemStatus::InProgress, None) => {
+                let item = format!("work item {}", work.item);
+                return Err(StorageError::corrupt(item, "it is held without a token"));
+            }
             _ => return Err(illegal(work.item, from, to)),
         }
         let reason = work.reason.as_deref();
@@ -300,9 +311,9 @@ impl Apply<'_> {
     pub(crate) fn after(&self, next: Next) -> (WorkItemStatus, Option<String>) {
         match next {
             Next::DeadLetter => (WorkItemStatus::Failed, None),
-            Next::Requeue { pause } if pause == Duration::ZERO => {
-                (WorkItemStatus::Pending, Some(self.now_text.clone()))
-            }
+            // It was due when it was claimed, and keeps its age. Another process'
+            // wall clock may be hours behind this one.
+            Next::Requeue { pause } if pause == Duration::ZERO => (WorkItemStatus::Pending, None),
             Next::Requeue { pause } => {
                 let moment = self.now.plus(pause).to_text();
                 (WorkItemStatus::Pending, Some(moment))

@@ -1,7 +1,7 @@
 -- SQLite has one writer, so finding and taking the item in one transaction is
 -- enough; PostgreSQL needs FOR UPDATE SKIP LOCKED. An item whose attempts are
 -- used up all the same (from a shell) is tried once more rather than for ever
--- in the way.
+-- in the way. Of its task the newest 100 numbers are looked at.
 UPDATE work_items
 SET status = 'in_progress',
     attempts = min(attempts + 1, max_attempts),
@@ -15,6 +15,9 @@ SET status = 'in_progress',
     checkpoint_sequence = (
         SELECT sequence_number FROM checkpoints
         WHERE checkpoints.task_id = work_items.task_id
+          AND sequence_number > -100 + (
+            SELECT last_sequence FROM checkpoint_counters
+            WHERE checkpoint_counters.task_id = work_items.task_id)
           AND state_bytes IS NOT NULL AND verification <> 'failed'
         ORDER BY sequence_number DESC LIMIT 1),
     updated_at = :now

@@ -12,4 +12,4 @@ SET status = :to,
     checkpoint_sequence = NULL,
     updated_at = :now
 WHERE work_item_id = :item AND status = 'in_progress' AND lease_token = :token
-  AND lease_holder = :worker AND lease_incarnation <> :incarnation
+  AND lease_holder = :worker AND lease_incarnation < :incarnation
