@@ -2,6 +2,11 @@
 //! acknowledged. Pure: no file, no process, no clock.
 
 mod answer;
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "the scenarios about leases use it")
+)]
+mod history;
 mod life;
 mod tail;
 
