@@ -4,7 +4,7 @@
 mod answer;
 #[cfg_attr(
     not(test),
-    allow(dead_code, reason = "the scenarios about leases use it")
+    allow(dead_code, unused_imports, reason = "for the scenarios about leases")
 )]
 mod history;
 mod life;
