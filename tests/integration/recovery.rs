@@ -1,6 +1,7 @@
 //! Recovery: scans in bounded batches, holders and sweeps that are killed anywhere,
 //! and a worker that gives up what its earlier starts held.
 
+mod manual;
 mod resume;
 mod sweeper;
 
