@@ -5,7 +5,7 @@
 //! thread of its own, and sleeps until the next one runs out. Both take away a
 //! lease that was lost, never one that was renewed. [`give_up_earlier_starts`] is
 //! for a worker that was started anew and does not want to wait for its own. And
-//! [`recover`] says from where a task goes on, and what is open under it.
+//! [`recover()`] says from where a task goes on, and what is open under it.
 //!
 //! ```
 //! use std::sync::Arc;
