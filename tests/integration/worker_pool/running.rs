@@ -201,14 +201,20 @@ fn what_a_handler_ends_itself_is_counted_as_what_it_is() {
             assert!(matches!(late, Err(StorageError::StaleLease(_))));
             Ok(Finish::Committed)
         })
+        .handler("careless", |job| {
+            job.commit(Parts::new().part(job.prepare_complete(None)))?;
+            Err(HandlerError::new("something that comes too late"))
+        })
         .start()
         .unwrap();
-    wait_until("the end", || pool.stats().succeeded == 1);
+    let careless = NewWorkItem::new("careless");
+    let careless = work.queue.enqueue(careless).unwrap().id;
+    wait_for(&work, careless, WorkItemStatus::Succeeded);
+    wait_for(&work, id, WorkItemStatus::Succeeded);
     let stats = pool.shutdown().stats;
-    assert_eq!(
-        (stats.lost, stats.panicked, stats.heartbeat.lost),
-        (0, 0, 0)
-    );
+    assert_eq!((stats.succeeded, stats.failed, stats.lost), (2, 0, 0));
+    assert_eq!((stats.panicked, stats.heartbeat.lost), (0, 0));
+    assert_eq!(status(&work, careless), WorkItemStatus::Succeeded);
     assert_eq!(work.item(id).result.unwrap(), b"mine");
     assert_eq!(work.queue.count().unwrap()[&WorkItemStatus::Pending], 1);
 }
