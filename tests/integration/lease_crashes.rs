@@ -51,7 +51,7 @@ fn each_action_does_what_its_name_says() {
     for (action, said, states) in [
         (
             "claim",
-            "claim: [(6, 1), (7, 1), (1, 2)]",
+            "claim: [(6, 1), (1, 2), (3, 2)]",
             "pending 2, in_progress 5, succeeded 0, failed 1, cancelled 0",
         ),
         ("renew", "renew: 2 of 2", before),

@@ -90,10 +90,10 @@ fn a_sweeper_goes_on_beside_what_it_cannot_recover() {
     let shared = Shared::new();
     let leases = held(&*shared.store, 2, worker("w", 1));
     let bad = leases[0].fence.item;
-    let damage = |holder: &str| {
-        let sql = "UPDATE work_items SET lease_holder = ?1, lease_deadline_us = 0
+    let damage = |task: &str| {
+        let sql = "UPDATE work_items SET task_id = ?1, lease_deadline_us = 0
                    WHERE work_item_id = ?2";
-        shared.raw().execute(sql, (holder, bad.get())).unwrap();
+        shared.raw().execute(sql, (task, bad.get())).unwrap();
     };
     damage("");
     let watch = Stopwatch::start();
@@ -111,7 +111,7 @@ fn a_sweeper_goes_on_beside_what_it_cannot_recover() {
     );
     shared.clock.advance(LEASE);
     wait_until("the other one", || sweeper.health().totals.recovered == 1);
-    damage("w");
+    damage("a");
     wait_until("the mended one", || sweeper.health().totals.recovered == 2);
 }
 
