@@ -24,6 +24,7 @@ mod odd_work;
 mod opening;
 mod recovery;
 mod states;
+mod sweep_failures;
 mod traps;
 mod upgrades;
 mod upkeep;

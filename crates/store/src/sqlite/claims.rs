@@ -16,6 +16,7 @@ use agentos_core::{
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Row, named_params};
 
 use super::error::{is_fatal, of};
+use super::group_commit::Apart;
 use super::sweep::in_savepoint;
 use super::work::{count, held, item_id, stale};
 use super::{checkpoints, statements, sweep};
@@ -120,8 +121,9 @@ pub(crate) fn claim(
     connection: &Connection,
     request: &ClaimRequest,
     now: &Moment,
+    apart: Apart,
 ) -> Result<Claimed, StorageError> {
-    let recovered = take_expired_away(connection, request, now)?;
+    let recovered = take_expired_away(connection, request, now, apart)?;
     let mut places = scopes(connection, &request.filter)?
         .into_iter()
         .map(Place::new)
@@ -142,11 +144,16 @@ pub(crate) fn claim(
         let Some((candidate, place)) = most_urgent else {
             break;
         };
-        match in_savepoint(connection, "claim", || {
-            take(connection, candidate.item, request, now)
-        }) {
+        let take = || take(connection, candidate.item, request, now);
+        let taken = match apart {
+            Apart::Together => take(),
+            Apart::Savepoints => in_savepoint(connection, "claim", take),
+        };
+        match taken {
             Ok(lease) => leases.push(lease),
-            Err(error) if is_fatal(connection, &error) => return Err(error),
+            Err(error) if apart == Apart::Together || is_fatal(connection, &error) => {
+                return Err(error);
+            }
             // A damaged row keeps nobody from the others.
             Err(error) => {
                 tracing::warn!(item = %candidate.item, %error, "an item cannot be claimed");
@@ -165,6 +172,7 @@ fn take_expired_away(
     connection: &Connection,
     request: &ClaimRequest,
     now: &Moment,
+    apart: Apart,
 ) -> Result<usize, StorageError> {
     let mut batch = SweepRequest {
         lost: Lost::Expired,
@@ -173,7 +181,7 @@ fn take_expired_away(
         after_loss: request.after_loss,
     };
     for _ in 0..SWEEP_BATCHES_PER_CLAIM {
-        let swept = sweep::batch(connection, &batch, now)?;
+        let swept = sweep::batch(connection, &batch, now, apart)?;
         for (item, error) in &swept.failed {
             tracing::warn!(%item, %error, "an expired lease could not be taken away");
         }

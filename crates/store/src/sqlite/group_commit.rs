@@ -36,7 +36,7 @@ use super::chores::{self, Chore};
 use super::claims::{self, Claimed, Moment};
 use super::config::Config;
 use super::connection::{check_writer, open_untouched, set_up_writer};
-use super::error::{SqliteError, of_commit, of_sqlite, spoils_connection};
+use super::error::{SqliteError, is_fatal, of_commit, of_sqlite, spoils_connection};
 use super::listeners::Listeners;
 use super::log_bound::LogBound;
 use super::migrate::{self, MIGRATIONS};
@@ -60,6 +60,11 @@ pub(crate) enum Job {
 }
 
 impl Job {
+    /// Whether it takes lost leases away, of which one may fail alone.
+    fn recovers(&self) -> bool {
+        matches!(self, Job::Claim(_) | Job::Sweep(_))
+    }
+
     /// Whether it may use the room that is kept for a full disk: what frees space,
     /// and what lets recovery and heartbeats go on.
     fn may_use_reserve(&self) -> bool {
@@ -148,10 +153,11 @@ pub(crate) struct Shared {
 
 /// How the commits of a group are kept apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Apart {
+pub(crate) enum Apart {
     /// Not at all: the first that fails takes all of them down.
     Together,
-    /// Each in a savepoint of its own: one that fails is undone alone.
+    /// Each in a savepoint of its own, and each item of a sweep too: one that fails
+    /// is undone alone.
     Savepoints,
 }
 
@@ -249,11 +255,19 @@ impl SqliteWriter {
         for commit in commits {
             let clock = self.config.clock.as_ref();
             let (answer, undo) = match apart {
-                Apart::Together => {
-                    let answer = apply(connection, commit, clock);
-                    let undo = answer.is_err();
-                    (answer, undo)
-                }
+                Apart::Together => match apply(connection, commit, clock, apart) {
+                    // One item of many failed: all others are recovered once it is
+                    // apart from them.
+                    Err(error) if commit.recovers() && !is_fatal(connection, &error) => {
+                        unusable |= !undone(connection);
+                        self.put_away_if(unusable);
+                        return Err(Undone);
+                    }
+                    answer => {
+                        let undo = answer.is_err();
+                        (answer, undo)
+                    }
+                },
                 Apart::Savepoints => match apply_in_savepoint(connection, commit, clock) {
                     Ok(answer) => (answer, false),
                     // What stands in the transaction is unknown.
@@ -388,7 +402,12 @@ impl SqliteWriter {
             .fetch_add(commits.len() as u64, Ordering::Relaxed);
         let alone = |&commit: &&Job| {
             self.reopen()?;
-            match self.run_group(slice::from_ref(&commit), Apart::Together, deadline) {
+            let apart = if commit.recovers() {
+                Apart::Savepoints
+            } else {
+                Apart::Together
+            };
+            match self.run_group(slice::from_ref(&commit), apart, deadline) {
                 Ok(mut answers) => answers.pop().unwrap_or_else(Self::panicked),
                 Err(Undone) => Err(lost_connection()),
             }
@@ -487,18 +506,18 @@ impl Writer for SqliteWriter {
     }
 }
 
-fn apply(connection: &Connection, job: &Job, clock: &dyn Clock) -> Answer {
+fn apply(connection: &Connection, job: &Job, clock: &dyn Clock, apart: Apart) -> Answer {
     // A defect in one commit's code must not take its neighbours with it.
     catch_unwind(AssertUnwindSafe(|| match job {
         Job::Commit(commit) => parts::apply(connection, commit, clock.wall()).map(Done::Committed),
         Job::Claim(request) => {
-            claims::claim(connection, request, &Moment::of(clock)).map(Done::Claimed)
+            claims::claim(connection, request, &Moment::of(clock), apart).map(Done::Claimed)
         }
         Job::Renew { fences, lease } => {
             claims::renew(connection, fences, *lease, &Moment::of(clock)).map(Done::Renewed)
         }
         Job::Sweep(request) => {
-            sweep::batch(connection, request, &Moment::of(clock)).map(Done::Swept)
+            sweep::batch(connection, request, &Moment::of(clock), apart).map(Done::Swept)
         }
         Job::Chore(_) => Err(StorageError::Internal {
             context: "applying a commit".into(),
@@ -519,7 +538,7 @@ fn apply_in_savepoint(
     clock: &dyn Clock,
 ) -> Result<Answer, SqliteError> {
     run(connection, "SAVEPOINT one")?;
-    let answer = apply(connection, commit, clock);
+    let answer = apply(connection, commit, clock, Apart::Savepoints);
     // A full disk or RAISE(ROLLBACK) takes the savepoint away as well.
     if !connection.is_autocommit() {
         if answer.is_err() {

@@ -5,6 +5,11 @@
 //! happened, and a task's history gets an error boundary, in the same commit. An
 //! item for which that fails is left as it was, and harms no other; only a history
 //! that is damaged and takes no checkpoint does not keep its item.
+//!
+//! That seldom happens, and savepoints cost: SQLite keeps a copy of each page that is
+//! changed in one, and goes through all of them at the end of each statement. So a
+//! batch is run without. If one of its writes fails, the whole group is undone and run
+//! again, with a savepoint for each item.
 
 use agentos_core::records::audit::WORK_RECOVERED;
 use agentos_core::retry::{after_loss, chance};
@@ -17,15 +22,18 @@ use serde_json::json;
 
 use super::claims::Moment;
 use super::error::{is_fatal, of};
+use super::group_commit::Apart;
 use super::parts::{Apply, Line};
 use super::statements;
-use super::work::{held, item_id};
+use super::work::{Held, held, item_id};
 
-/// One batch: first all of it together; when one fails, each in a savepoint.
+/// One batch. On an error that is not one of the whole transaction the caller undoes
+/// it, and runs it again with its members apart.
 pub(crate) fn batch(
     connection: &Connection,
     request: &SweepRequest,
     now: &Moment,
+    apart: Apart,
 ) -> Result<Swept, StorageError> {
     let items = lost(connection, request, now)?;
     let mut swept = Swept {
@@ -41,25 +49,28 @@ pub(crate) fn batch(
         request,
         now,
     };
-    let together = in_savepoint(connection, "sweep", || {
-        items
-            .iter()
-            .filter_map(|&item| sweep.recover(item, Boundary::Demanded).transpose())
-            .collect::<Result<Vec<_>, _>>()
-    });
-    match together {
-        Ok(recovered) => swept.recovered = recovered,
-        Err(error) if is_fatal(connection, &error) => return Err(error),
-        Err(_) => {
-            for item in items {
-                match in_savepoint(connection, "sweep", || {
-                    sweep.recover(item, Boundary::IfPossible)
-                }) {
-                    Ok(recovered) => swept.recovered.extend(recovered),
-                    Err(error) if is_fatal(connection, &error) => return Err(error),
-                    Err(error) => swept.failed.push((item, error)),
-                }
+    for item in items {
+        let held = match held(connection, item) {
+            Ok(Some(held)) => held,
+            Ok(None) => continue,
+            Err(error) if is_fatal(connection, &error) => return Err(error),
+            // Its row cannot be read; nothing was changed yet.
+            Err(error) => {
+                swept.failed.push((item, error));
+                continue;
             }
+        };
+        let recover = || sweep.recover(item, held, apart);
+        let recovered = match apart {
+            Apart::Together => recover(),
+            Apart::Savepoints => in_savepoint(connection, "sweep", recover),
+        };
+        match recovered {
+            Ok(recovered) => swept.recovered.extend(recovered),
+            Err(error) if apart == Apart::Together || is_fatal(connection, &error) => {
+                return Err(error);
+            }
+            Err(error) => swept.failed.push((item, error)),
         }
     }
     crash_point!("sweep.recovered");
@@ -129,15 +140,6 @@ pub(crate) fn in_savepoint<T>(
     done
 }
 
-/// What of a task's history that takes no more checkpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Boundary {
-    /// The item cannot be recovered without.
-    Demanded,
-    /// It is recovered without: a damaged history keeps no work from going on.
-    IfPossible,
-}
-
 struct Sweep<'s> {
     apply: Apply<'s>,
     request: &'s SweepRequest,
@@ -149,12 +151,9 @@ impl Sweep<'_> {
     fn recover(
         &self,
         item: WorkItemId,
-        wish: Boundary,
+        found: Held,
+        apart: Apart,
     ) -> Result<Option<RecoveredItem>, StorageError> {
-        let connection = self.apply.connection;
-        let Some(found) = held(connection, item)? else {
-            return Ok(None);
-        };
         if found.status != WorkItemStatus::InProgress {
             return Ok(None);
         }
@@ -221,9 +220,10 @@ impl Sweep<'_> {
             let mut boundary = AppendCheckpoint::new(task.clone(), CheckpointType::ErrorBoundary);
             boundary.metadata = detail;
             let append = || self.apply.append_checkpoint(&boundary).map(drop);
-            match wish {
-                Boundary::Demanded => append()?,
-                Boundary::IfPossible => match in_savepoint(connection, "boundary", append) {
+            let connection = self.apply.connection;
+            match apart {
+                Apart::Together => append()?,
+                Apart::Savepoints => match in_savepoint(connection, "boundary", append) {
                     Err(error) if is_fatal(connection, &error) => return Err(error),
                     Err(error) => {
                         tracing::error!(%item, %task, %error, "no error boundary could be written");
