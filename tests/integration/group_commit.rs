@@ -14,7 +14,7 @@ use std::time::Duration;
 use agentos_core::{
     AuditLine, BootTime, CheckpointStorage, ClaimRequest, Clock, Commit, LeaseStorage, Limits,
     NewWorkItem, Receipt, RetryRule, SequenceNumber, SetTaskStatus, Storage, StorageError,
-    SweepRequest, SystemClock, TaskStatus, TaskStorage, Timestamp, Worker, WorkerId,
+    SweepRequest, SystemClock, TaskStatus, TaskStorage, Timestamp, WorkFilter, Worker, WorkerId,
 };
 use agentos_store::sqlite::SqliteStore;
 use agentos_tests::{append, config, fresh, manual_clock, new_task, numbers, task_id, wait_until};
@@ -49,6 +49,53 @@ fn commit_together(store: &SqliteStore, commits: Vec<Commit>) -> Vec<Answer> {
             .map(|caller| caller.join().unwrap())
             .collect()
     })
+}
+
+/// Goal: a lease whose renewal was asked for in time is not lost to a claim that came
+/// earlier and shares its group; and what is urgent does not wait behind bulk work.
+/// Method: behind the lock a claim and bulk commits are queued, then the renewal of a
+/// lease, which has run out by the time that the lock comes.
+#[test]
+fn a_renewal_goes_before_what_waits_with_it() {
+    let clock = manual_clock();
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path().join("agent.db")).clock(Arc::clone(&clock));
+    let store = SqliteStore::open(config).unwrap();
+    let request = |name| ClaimRequest::new(Worker::start(WorkerId::new(name).unwrap()));
+    store.commit(NewWorkItem::new("page").into()).unwrap();
+    let lease = store.claim(&request("holder")).unwrap().remove(0);
+    let bulk = || {
+        (0..4096).fold(Commit::new(), |commit, _| {
+            commit.part(NewWorkItem::new("bulk"))
+        })
+    };
+    let lock = hold_write_lock(directory.path());
+    let waiting = |count: u64| wait_until("the queue", || store.counters().waiting == count);
+    thread::scope(|scope| {
+        let mut bulks = vec![scope.spawn(|| store.commit(bulk()))];
+        let thief = scope.spawn(|| {
+            let filter = WorkFilter::types(["page"]);
+            let request = ClaimRequest {
+                filter,
+                ..request("thief")
+            };
+            store.claim(&request).unwrap()
+        });
+        waiting(1);
+        bulks.push(scope.spawn(|| store.commit(bulk())));
+        waiting(2);
+        let renewal = scope.spawn(|| store.renew(&[lease.fence], lease.duration).unwrap());
+        waiting(3);
+        clock.advance(2 * lease.duration);
+        drop(lock);
+        assert!(renewal.join().unwrap()[0].is_ok(), "the lease was lost");
+        assert_eq!(thief.join().unwrap(), [], "it was stolen");
+        for bulk in bulks {
+            bulk.join().unwrap().unwrap();
+        }
+    });
+    // Two commits of the most parts that there can be do not share a group.
+    assert!(store.counters().largest_group < 4);
 }
 
 fn states(store: &SqliteStore, task: &str) -> Vec<Vec<u8>> {

@@ -219,7 +219,7 @@ impl Product {
                 [PartOutcome::WorkCompleted] => Answer::Completed,
                 [PartOutcome::WorkFailed(next)] => Answer::Failed(*next),
                 [PartOutcome::WorkReleased] => Answer::Released,
-                [PartOutcome::WorkCancelled] => Answer::Cancelled,
+                [PartOutcome::WorkCancelled { .. }] => Answer::Cancelled,
                 [PartOutcome::WorkRequeued] => Answer::Requeued,
                 other => panic!("one part was answered with {other:?}"),
             },

@@ -433,7 +433,10 @@ pub enum PartOutcome {
     /// The work item can be claimed again.
     WorkReleased,
     /// The work item is cancelled.
-    WorkCancelled,
+    WorkCancelled {
+        /// The lease that was lost with it, if it was held.
+        lost: Option<Fence>,
+    },
     /// The work item is out of the dead letter.
     WorkRequeued,
     /// What the plan relied on is no longer so. Nothing was removed: plan again.

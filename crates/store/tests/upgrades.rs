@@ -246,10 +246,17 @@ fn a_file_of_version_three_is_read_back_exactly() {
     assert_eq!(lost.status, WorkItemStatus::Pending);
     assert_eq!((lost.attempts, lost.losses), (1, 1));
     assert_eq!(ends(2)[0].0, AttemptOutcome::Expired);
-    let claimed = store.claim(&ClaimRequest::new(worker())).unwrap();
-    // The one of the highest priority that is due, and its next token.
-    assert_eq!(claimed[0].fence.item, item(2));
-    assert_eq!(claimed[0].fence.token.get(), 2);
+    let both = ClaimRequest {
+        items: 9,
+        ..ClaimRequest::new(worker())
+    };
+    // The lease of another boot is over, and its item has been due for longest.
+    let claimed = store.claim(&both).unwrap();
+    let claimed: Vec<_> = claimed
+        .iter()
+        .map(|lease| (lease.fence.item.get(), lease.fence.token.get()))
+        .collect();
+    assert_eq!(claimed, [(7, 3), (2, 2)]);
 }
 
 fn is_read_back_exactly(version: u32) {

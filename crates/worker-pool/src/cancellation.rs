@@ -104,6 +104,28 @@ impl Cancellation {
     }
 }
 
+impl Cancellation {
+    /// Waits until the lease is lost, at most until `deadline`, also while the pool
+    /// shuts down. Says whether it is.
+    pub(crate) fn wait_lost(&self, deadline: Deadline) -> bool {
+        loop {
+            let now = self.flag.clock.boot();
+            let Some(lease_left) = self.flag.look(&now) else {
+                return true;
+            };
+            let left = deadline.remaining();
+            if left.is_zero() {
+                return false;
+            }
+            let mut state = self.flag.state.lock();
+            if state.loss.is_none() {
+                let pause = left.min(lease_left).min(CLOCK_LOOK_INTERVAL);
+                self.flag.changed.wait_for(&mut state, pause);
+            }
+        }
+    }
+}
+
 /// What is called when a lease is lost.
 pub(crate) type OnLoss = Box<dyn FnOnce(&Loss) + Send>;
 

@@ -10,6 +10,9 @@
 //!   whose lease is lost. It never touches the store, so nothing holds it up. (A
 //!   flag that is *asked* needs no thread at all: see `cancellation`.)
 //!
+//! What this process itself takes away (it cancels the item, or sweeps the lease) is
+//! told without waiting for the next beat; what others do, at the next beat.
+//!
 //! A deadline is counted from before the request that gave it. Where no renewal has
 //! come back by then, the lease counts as lost, whatever comes later.
 
@@ -22,7 +25,9 @@ use std::time::Duration;
 
 use agentos_core::limits::{HEARTBEATS_PER_LEASE, RENEW_LEASES_MAX};
 use agentos_core::storage::check_lease;
-use agentos_core::{BootTime, Clock, Deadline, Fence, Lease, Storage, StorageError, Timestamp};
+use agentos_core::{
+    BootTime, Clock, Deadline, Fence, Lease, Storage, StorageError, Timestamp, WorkListener,
+};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::cancellation::{Cancellation, Flag, Loss, OnLoss};
@@ -80,6 +85,8 @@ impl Heartbeat {
             beat: Condvar::new(),
             watch: Condvar::new(),
         });
+        let listener: Arc<dyn WorkListener> = Arc::clone(&shared) as Arc<dyn WorkListener>;
+        shared.storage.listen(Arc::downgrade(&listener));
         let mut heartbeat = Heartbeat {
             shared,
             threads: Vec::new(),
@@ -232,6 +239,19 @@ struct Shared {
     watch: Condvar,
 }
 
+/// What this process takes away from itself, its holders hear of at once: a renewal
+/// is made, and its answer says what became of the item.
+impl WorkListener for Shared {
+    fn leases_lost(&self, lost: &[Fence]) {
+        let mut registry = self.registry.lock();
+        let ours = |fence: &Fence| registry.held.values().any(|flag| flag.fence == *fence);
+        if lost.iter().any(ours) {
+            registry.beat_now = true;
+            self.beat.notify_one();
+        }
+    }
+}
+
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared")
@@ -251,6 +271,8 @@ struct Registry {
     /// The deadline of the lease whose renewal the other thread sleeps for; `None`
     /// while it sleeps without an end.
     beat_sleeps_for: Option<BootTime>,
+    /// A lease that is held here was taken away: renew without waiting.
+    beat_now: bool,
     stats: HeartbeatStats,
 }
 
@@ -283,15 +305,22 @@ fn renew_until_closed(shared: &Shared) {
         let shortest = renewable.filter_map(|flag| flag.renewable(&now)).min();
         registry.beat_sleeps_for = shortest.map(|left| now.plus(left));
         let Some(left) = shortest else {
+            registry.beat_now = false;
             shared.beat.wait(&mut registry);
             continue;
         };
         let due = left.saturating_sub(shared.lease - interval);
+        let due = if registry.beat_now {
+            Duration::ZERO
+        } else {
+            due
+        };
         let pause = due.max(retry.remaining()).min(CLOCK_LOOK_INTERVAL);
         if !pause.is_zero() {
             shared.beat.wait_for(&mut registry, pause);
             continue;
         }
+        registry.beat_now = false;
         let held: Vec<Arc<Flag>> = registry
             .held
             .values()
@@ -382,8 +411,10 @@ fn call_back(flag: &Arc<Flag>) {
     let Some(loss) = flag.loss() else { return };
     tracing::warn!(item = %flag.fence.item, token = %flag.fence.token, %loss, "a lease is lost");
     if let Some((on_loss, loss)) = flag.take_callback()
-        && catch_unwind(AssertUnwindSafe(|| on_loss(&loss))).is_err()
+        && let Err(panic) = catch_unwind(AssertUnwindSafe(|| on_loss(&loss)))
     {
         tracing::error!("the callback of a lost lease panicked");
+        // Dropping what is unknown could panic again, and end this thread.
+        std::mem::forget(panic);
     }
 }

@@ -107,7 +107,7 @@ impl Report<'_> {
                 }
             }
             self.shared.stats.lock().report_errors += 1;
-            if self.once || cancellation.wait(Deadline::after(pause.take())) {
+            if self.once || cancellation.wait_lost(Deadline::after(pause.take())) {
                 tracing::warn!(item = %self.fence.item, %error, "an end of work is not recorded");
                 return Ok(Recorded::Nothing);
             }
@@ -120,21 +120,28 @@ impl Report<'_> {
         if !self.in_doubt {
             return Recorded::Lost;
         }
+        self.ended().unwrap_or(Recorded::Lost)
+    }
+
+    /// How the attempt's own row says that it ended; `None` while it is open, or
+    /// when it is not there.
+    pub(crate) fn ended(&self) -> Option<Recorded> {
         let attempts = match self.shared.storage.attempts(self.fence.item) {
             Ok(attempts) => attempts,
             Err(error) => {
                 tracing::warn!(item = %self.fence.item, %error, "the attempt cannot be read");
-                return Recorded::Nothing;
+                return Some(Recorded::Nothing);
             }
         };
         let own = |number| number == self.fence.token;
         let ended = attempts.into_iter().find(|attempt| own(attempt.number));
-        match ended.and_then(|attempt| attempt.end).map(|end| end.outcome) {
-            Some(AttemptOutcome::Succeeded) => Recorded::Succeeded,
-            Some(AttemptOutcome::Failed) => Recorded::Failed,
-            Some(AttemptOutcome::Released) => Recorded::Released,
-            Some(AttemptOutcome::Expired | AttemptOutcome::Cancelled) | None => Recorded::Lost,
-        }
+        let end = ended.and_then(|attempt| attempt.end)?;
+        Some(match end.outcome {
+            AttemptOutcome::Succeeded => Recorded::Succeeded,
+            AttemptOutcome::Failed => Recorded::Failed,
+            AttemptOutcome::Released => Recorded::Released,
+            AttemptOutcome::Expired | AttemptOutcome::Cancelled => Recorded::Lost,
+        })
     }
 }
 

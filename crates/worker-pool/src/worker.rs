@@ -147,6 +147,9 @@ fn work(shared: &Shared, order: Order) {
     }
 }
 
+/// Why a handler failed that says it ended the item, and did not.
+const NOT_COMMITTED: &str = "the handler said that it had ended the item, and it is still held";
+
 /// Records what came of a job.
 fn record(
     shared: &Shared,
@@ -160,19 +163,23 @@ fn record(
         Some(Settled::Released) => return Recorded::Released,
         Some(Settled::Unknown) | None => {}
     }
-    let end = match answer {
-        Ok(Ok(Finish::Committed)) if settled.is_none() => return Recorded::Succeeded,
-        // It meant to end the item itself, and does not know whether it did.
-        Ok(Ok(Finish::Committed)) => End::Release(None),
-        Ok(answer) => end_of(answer, job.cancellation(), shared.retry),
-        Err(message) => End::Fail(format!("panicked: {message}"), shared.retry),
-    };
     let report = Report {
         shared,
         fence: job.lease().fence,
         held: job.held(),
         in_doubt: settled == Some(Settled::Unknown),
         once: false,
+    };
+    let end = match answer {
+        // It may have ended the item past this job.
+        Ok(Ok(Finish::Committed)) if settled.is_none() => match report.ended() {
+            Some(recorded) => return recorded,
+            None => End::Fail(NOT_COMMITTED.into(), shared.retry),
+        },
+        // It meant to end the item itself, and does not know whether it did.
+        Ok(Ok(Finish::Committed)) => End::Release(None),
+        Ok(answer) => end_of(answer, job.cancellation(), shared.retry),
+        Err(message) => End::Fail(format!("panicked: {message}"), shared.retry),
     };
     report.record(end, shared.retry)
 }

@@ -170,7 +170,8 @@ pub(crate) fn lists_show_each_item_once_and_counts_agree(store: &dyn Storage, _:
         item: alone,
         reason: None,
     };
-    assert_eq!(done(store, cancel).outcomes, [PartOutcome::WorkCancelled]);
+    let cancelled = PartOutcome::WorkCancelled { lost: None };
+    assert_eq!(done(store, cancel).outcomes, [cancelled]);
     let counts = BTreeMap::from([
         (WorkItemStatus::Pending, 18),
         (WorkItemStatus::InProgress, 4),

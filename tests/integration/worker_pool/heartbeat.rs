@@ -1,16 +1,17 @@
 //! Heartbeats: everything in one commit, losses told at once, and on time while
 //! the store hangs.
 
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use agentos_core::limits::RENEW_LEASES_MAX;
 use agentos_core::{
-    Commit, Deadline, Lease, LeaseStorage as _, Lost, NewWorkItem, Storage, SweepRequest,
-    WorkFilter, WorkItemStatus,
+    ClaimRequest, Commit, Deadline, Lease, LeaseStorage as _, Lost, NewWorkItem, Storage,
+    SweepRequest, WorkFilter, WorkItemStatus,
 };
-use agentos_tests::{PATIENCE, Victim, Work, manual_clock, new_worker, wait_until};
-use agentos_worker_pool::{CancelCause, Heartbeat, Held, LeaseManager, Loss};
+use agentos_store::sqlite::SqliteStore;
+use agentos_tests::{PATIENCE, Victim, Work, config, manual_clock, new_worker, wait_until};
+use agentos_worker_pool::{CancelCause, Heartbeat, Held, LeaseManager, Loss, WorkQueue};
 
 use super::LONG;
 use crate::group_commit::hold_write_lock;
@@ -76,6 +77,33 @@ fn one_commit_renews_everything_that_is_held() {
     }
 }
 
+/// What the process itself takes away is told at once: here the next beat would
+/// come in twenty minutes.
+#[test]
+fn what_this_process_cancels_or_sweeps_is_told_at_once() {
+    let work = Work::fresh();
+    let leases = work.leases("w", LONG);
+    let claimed = claim_many(&work, &leases, 2);
+    let heartbeat = heartbeat(&work, LONG);
+    let (_cancelled, hear_cancelled) = hold_and_hear(&heartbeat, &claimed[0]);
+    let (_swept, hear_swept) = hold_and_hear(&heartbeat, &claimed[1]);
+    work.queue.cancel(claimed[0].fence.item, None).unwrap();
+    assert!(matches!(
+        hear_cancelled.recv_timeout(PATIENCE).unwrap(),
+        Loss::Taken(stale) if stale.status == Some(WorkItemStatus::Cancelled)
+    ));
+    let give_up = SweepRequest {
+        lost: Lost::EarlierStarts(new_worker("w")),
+        ..SweepRequest::default()
+    };
+    assert_eq!(work.store.sweep(&give_up).unwrap().recovered.len(), 1);
+    assert!(matches!(
+        hear_swept.recv_timeout(PATIENCE).unwrap(),
+        Loss::Taken(stale) if stale.status == Some(WorkItemStatus::Pending)
+    ));
+}
+
+/// What another process does is told with the next beat.
 #[test]
 fn a_cancelled_item_is_told_within_a_heartbeat() {
     let work = Work::fresh();
@@ -86,7 +114,10 @@ fn a_cancelled_item_is_told_within_a_heartbeat() {
     let (held, hear) = hold_and_hear(&heartbeat, &lease);
     let cancellation = held.cancellation();
     assert!(!cancellation.is_cancelled());
-    work.queue.cancel(id, Some("not wanted")).unwrap();
+    // Past the store that the heartbeat listens to.
+    let other = Arc::new(SqliteStore::open(config(work.store.path())).unwrap());
+    let other = WorkQueue::new(other as Arc<dyn Storage>);
+    other.cancel(id, Some("not wanted")).unwrap();
     // A heartbeat comes each second; the lease lasts two more.
     let told = Deadline::after(2 * LEASE / 3);
     assert!(cancellation.wait(told), "it was not told in time");
@@ -116,13 +147,15 @@ fn a_lease_that_is_swept_is_told_with_what_became_of_the_item() {
         lost: Lost::EarlierStarts(new_worker("w")),
         ..SweepRequest::default()
     };
-    assert_eq!(work.store.sweep(&request).unwrap().found, 1);
-    let other = work.leases("other", LEASE);
-    work.claim(&other);
+    // Past the store that the heartbeat listens to: it asks once both are done.
+    let beside = SqliteStore::open(config(work.store.path())).unwrap();
+    assert_eq!(beside.sweep(&request).unwrap().found, 1);
+    let other = ClaimRequest::new(new_worker("other"));
+    assert_eq!(beside.claim(&other).unwrap().len(), 1);
     let Loss::Taken(stale) = hear.recv_timeout(PATIENCE).unwrap() else {
         panic!("it was told something else");
     };
-    assert_eq!(stale.holder.unwrap().worker, *other.worker());
+    assert_eq!(stale.holder.unwrap().worker, other.worker);
 }
 
 /// The clock of deadlines jumps: nothing needs to come and raise the flag.

@@ -34,6 +34,20 @@ fn outcomes(work: &Work, id: WorkItemId) -> Vec<AttemptOutcome> {
     ends(work, id).into_iter().map(|end| end.0).collect()
 }
 
+/// A handler that says it has ended the item, and has not, has failed.
+#[test]
+fn an_end_that_was_only_claimed_is_a_failure() {
+    let work = Work::fresh();
+    let new = NewWorkItem::new("page").max_attempts(1);
+    let id = work.queue.enqueue(new).unwrap().id;
+    let pool = work.pool("w").handler("page", |_| Ok(Finish::Committed));
+    let pool = pool.start().unwrap();
+    wait_for(&work, id, WorkItemStatus::Failed);
+    let said = ends(&work, id).remove(0).1.unwrap();
+    assert!(said.contains("still held"), "{said}");
+    assert_eq!(pool.shutdown().stats.succeeded, 0);
+}
+
 #[test]
 fn work_is_done_with_its_result_and_only_what_has_a_handler_is_claimed() {
     let work = Work::fresh();

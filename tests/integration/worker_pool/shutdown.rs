@@ -101,6 +101,44 @@ fn a_handler_that_stops_when_it_is_told_to_costs_no_attempt() {
     assert_eq!(work.queue.count().unwrap()[&WorkItemStatus::Pending], 2);
 }
 
+/// Goal: what a handler has finished when it is told to stop is not thrown away
+/// because the store is busy just then. Method: somebody holds the write lock for
+/// several times as long as a commit waits for it.
+#[test]
+fn a_result_of_the_last_moment_waits_for_a_busy_store() {
+    const BUSY: Duration = Duration::from_millis(20);
+    let work = Work::configured(|config| config.busy_timeout(BUSY));
+    let id = work.queue.enqueue(NewWorkItem::new("page")).unwrap().id;
+    let (say, stopping) = mpsc::channel();
+    let say = Mutex::new(say);
+    let (reins, handler) = reined(move |job| {
+        assert!(job.cancellation().wait(Deadline::after(PATIENCE)));
+        say.lock().unwrap().send(()).unwrap();
+        Ok(Finish::Done(Some(b"worth hours".to_vec())))
+    });
+    let pool = work
+        .pool("w")
+        .grace(Duration::from_millis(20))
+        .parting(PATIENCE)
+        .handler("page", handler)
+        .start()
+        .unwrap();
+    reins.wait_until_begun();
+    let lock = hold_write_lock(work.directory());
+    reins.go.send(()).unwrap();
+    let report = thread::scope(|scope| {
+        let shutdown = scope.spawn(|| pool.shutdown());
+        stopping.recv_timeout(PATIENCE).unwrap();
+        // Nobody says anything meanwhile: this is how long the store is busy.
+        stopping.recv_timeout(5 * BUSY).unwrap_err();
+        drop(lock);
+        shutdown.join().unwrap()
+    });
+    assert_eq!((report.finished, report.stats.unreported), (1, 0));
+    assert!(0 < report.stats.report_errors);
+    assert_eq!(work.item(id).result.unwrap(), b"worth hours");
+}
+
 /// Goal: a handler that never returns holds up neither the shutdown nor the item,
 /// and can do no harm. Method: the second pool does the item before the handler of
 /// the first goes on.

@@ -236,12 +236,20 @@ pub struct Outlook {
     pub expires: Option<Duration>,
 }
 
-/// Is told when work may be claimable that was not before.
+/// Is told when work may be claimable that was not before, and of leases that
+/// were taken from their holders.
+///
+/// Both are called after the commit that did it, in the thread that made it: they
+/// must not block, nor use the store.
 pub trait WorkListener: Send + Sync {
-    /// A commit of this store enqueued, released, requeued or recovered work. Is
-    /// called after that commit, in the thread that made it: it must not block,
-    /// nor use the store.
-    fn work_arrived(&self);
+    /// A commit of this store enqueued, released, requeued or recovered work.
+    fn work_arrived(&self) {}
+
+    /// A commit of this store took these leases away: it swept them, or cancelled
+    /// their items.
+    fn leases_lost(&self, lost: &[Fence]) {
+        let _ = lost;
+    }
 }
 
 /// Work items and leases. Completing, failing, releasing and cancelling are parts
@@ -344,8 +352,9 @@ pub trait LeaseStorage {
     /// [`StorageError::Corrupt`], [`StorageError::Io`].
     fn outlook(&self, filter: &WorkFilter) -> Result<Outlook, StorageError>;
 
-    /// Tells the listener of work that commits of this store make claimable, until
-    /// it is dropped. What other processes commit it is not told of.
+    /// Tells the listener of work that commits of this store make claimable, and of
+    /// leases that they take away, until it is dropped. What other processes commit
+    /// it is not told of.
     fn listen(&self, listener: Weak<dyn WorkListener>);
 }
 

@@ -43,8 +43,8 @@ impl Moment {
 /// What a claim did.
 pub(crate) struct Claimed {
     pub(crate) leases: Vec<Lease>,
-    /// How many expired leases were taken away on the way.
-    pub(crate) recovered: usize,
+    /// Expired leases that were taken away on the way.
+    pub(crate) recovered: Vec<Fence>,
 }
 
 /// Where items are looked for: one order of one index.
@@ -161,7 +161,9 @@ pub(crate) fn claim(
                 place.pass_over(candidate);
             }
         }
-        place.look(connection, now.wall)?;
+        if leases.len() < request.items as usize {
+            place.look(connection, now.wall)?;
+        }
     }
     crash_point!("lease.claimed");
     Ok(Claimed { leases, recovered })
@@ -173,7 +175,7 @@ fn take_expired_away(
     request: &ClaimRequest,
     now: &Moment,
     apart: Apart,
-) -> Result<usize, StorageError> {
+) -> Result<Vec<Fence>, StorageError> {
     let mut batch = SweepRequest {
         lost: Lost::Expired,
         rows: SWEEP_ROWS_PER_CLAIM,
@@ -186,11 +188,11 @@ fn take_expired_away(
             tracing::warn!(%item, %error, "an expired lease could not be taken away");
         }
         if !swept.recovered.is_empty() || !swept.more {
-            return Ok(swept.recovered.len());
+            return Ok(swept.recovered.iter().map(|item| item.fence).collect());
         }
         batch.skip += swept.found;
     }
-    Ok(0)
+    Ok(Vec::new())
 }
 
 /// Renews each lease, or says who has it now.

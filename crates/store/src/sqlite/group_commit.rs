@@ -99,16 +99,33 @@ impl Done {
                         | PartOutcome::WorkFailed(Next::Requeue { .. })
                 )
             }),
-            Done::Claimed(claimed) => claimed.recovered > 0,
+            Done::Claimed(claimed) => !claimed.recovered.is_empty(),
             Done::Swept(swept) => !swept.recovered.is_empty(),
             Done::Renewed(_) | Done::Chore(_) => false,
         }
     }
 
-    /// Lost leases that it took away.
+    /// Leases that it took from their holders.
+    fn lost(&self) -> Vec<Fence> {
+        match self {
+            Done::Claimed(claimed) => claimed.recovered.clone(),
+            Done::Swept(swept) => swept.recovered.iter().map(|item| item.fence).collect(),
+            Done::Committed(receipt) => receipt
+                .outcomes
+                .iter()
+                .filter_map(|outcome| match outcome {
+                    PartOutcome::WorkCancelled { lost } => *lost,
+                    _ => None,
+                })
+                .collect(),
+            Done::Renewed(_) | Done::Chore(_) => Vec::new(),
+        }
+    }
+
+    /// How many lost leases it took away.
     fn recovered(&self) -> usize {
         match self {
-            Done::Claimed(claimed) => claimed.recovered,
+            Done::Claimed(claimed) => claimed.recovered.len(),
             Done::Swept(swept) => swept.recovered.len(),
             Done::Committed(_) | Done::Renewed(_) | Done::Chore(_) => 0,
         }
@@ -476,14 +493,29 @@ impl Writer for SqliteWriter {
             }
         }
         drop(turn);
-        if answers.iter().flatten().any(Done::brings_work) {
-            self.listeners.tell();
-        }
+        let done = || answers.iter().flatten();
+        let lost: Vec<Fence> = done().flat_map(Done::lost).collect();
+        self.listeners.tell(done().any(Done::brings_work), &lost);
         answers
     }
 
     fn recover(&mut self) {
         self.put_away_if(true);
+    }
+
+    fn weight(job: &Job) -> usize {
+        match job {
+            Job::Commit(commit) => commit.parts().len(),
+            Job::Claim(request) => request.items as usize,
+            Job::Renew { fences, .. } => fences.len(),
+            Job::Sweep(request) => request.rows as usize,
+            Job::Chore(_) => 1,
+        }
+    }
+
+    /// A renewal that waits behind bulk work comes too late.
+    fn is_urgent(job: &Job) -> bool {
+        matches!(job, Job::Renew { .. })
     }
 
     fn is_refusal(answer: &Answer) -> bool {
@@ -524,7 +556,9 @@ fn apply(connection: &Connection, job: &Job, clock: &dyn Clock, apart: Apart) ->
             cause: "a chore is no member of a group".into(),
         }),
     }))
-    .unwrap_or_else(|_| {
+    .unwrap_or_else(|panic| {
+        // Dropping what is unknown could panic again.
+        std::mem::forget(panic);
         Err(StorageError::Internal {
             context: "applying a commit".into(),
             cause: "it panicked".into(),

@@ -1,9 +1,10 @@
-//! Those who want to know of work that became claimable.
+//! Those who want to know of work that became claimable, and of leases that were
+//! lost.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Weak;
 
-use agentos_core::WorkListener;
+use agentos_core::{Fence, WorkListener};
 
 use crate::sync::Mutex;
 
@@ -18,11 +19,22 @@ impl Listeners {
         listeners.push(listener);
     }
 
-    pub(crate) fn tell(&self) {
+    /// Tells whether work arrived, and of leases that were lost.
+    pub(crate) fn tell(&self, arrived: bool, lost: &[Fence]) {
+        if !arrived && lost.is_empty() {
+            return;
+        }
         let listeners: Vec<_> = self.0.lock().iter().filter_map(Weak::upgrade).collect();
         for listener in listeners {
             // The commit is done: nothing that a listener does may change its answer.
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| listener.work_arrived())) {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| {
+                if arrived {
+                    listener.work_arrived();
+                }
+                if !lost.is_empty() {
+                    listener.leases_lost(lost);
+                }
+            })) {
                 tracing::error!("a listener panicked");
                 // Dropping what is unknown could panic again.
                 std::mem::forget(panic);

@@ -20,6 +20,9 @@ use agentos_core::Deadline;
 
 use crate::sync::{Condvar, Mutex};
 
+/// Weight at which a group ends: all of it holds others up.
+const WEIGHT_MAX: usize = 4096;
+
 /// Most groups that one caller commits before it hands the lead on.
 const GROUPS_PER_LEAD: usize = 4;
 
@@ -43,6 +46,18 @@ pub(crate) trait Writer {
         jobs: Vec<Self::Job>,
         deadline: &Deadline,
     ) -> Vec<Self::Answer>;
+
+    /// How much of a group a job is; groups end at [`WEIGHT_MAX`].
+    fn weight(job: &Self::Job) -> usize {
+        let _ = job;
+        1
+    }
+
+    /// Whether a job goes before all that waits.
+    fn is_urgent(job: &Self::Job) -> bool {
+        let _ = job;
+        false
+    }
 
     /// Whether an answer says that the work was not done. Whoever leads and gets
     /// one hands the lead on: the next group would wait as long as this one did.
@@ -284,13 +299,34 @@ impl<W: Writer> Queue<W> {
     /// Moves what is queued into the group.
     fn take_queued(&self, jobs: &mut Vec<W::Job>) -> Vec<Arc<Slot<W>>> {
         let mut slots = Vec::new();
+        let mut weight: usize = jobs.iter().map(W::weight).sum();
         let mut line = self.line.lock();
+        let mut urgent: VecDeque<usize> = line
+            .waiting
+            .iter()
+            .enumerate()
+            .filter(
+                |(_, slot)| matches!(&*slot.state.lock(), State::Queued(job) if W::is_urgent(job)),
+            )
+            .map(|(place, _)| place)
+            .collect();
+        let mut taken = 0;
         while jobs.len() < self.group_max {
-            let Some(slot) = line.waiting.pop_front() else {
+            // Each urgent one that is taken moves those behind it up.
+            let next = match urgent.pop_front() {
+                Some(place) => {
+                    taken += 1;
+                    line.waiting.remove(place + 1 - taken)
+                }
+                None if weight < WEIGHT_MAX => line.waiting.pop_front(),
+                None => None,
+            };
+            let Some(slot) = next else {
                 break;
             };
             let state = std::mem::replace(&mut *slot.state.lock(), State::Taken);
             if let State::Queued(job) = state {
+                weight += W::weight(&job);
                 jobs.push(job);
                 slots.push(slot);
             }

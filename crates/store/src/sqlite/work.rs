@@ -249,31 +249,36 @@ impl Apply<'_> {
     pub(crate) fn cancel(&self, work: &CancelWork) -> Result<PartOutcome, StorageError> {
         let held = self.item(work.item)?;
         let (from, to) = (held.status, WorkItemStatus::Cancelled);
-        match (from, held.newest) {
-            (WorkItemStatus::InProgress, Some(token)) => self.end(
-                Fence {
+        let lost = match (from, held.newest) {
+            (WorkItemStatus::InProgress, Some(token)) => {
+                let fence = Fence {
                     item: work.item,
                     token,
-                },
-                &End {
+                };
+                let end = End {
                     to,
                     attempts: held.tried.attempts,
                     available_at: None,
                     outcome: AttemptOutcome::Cancelled,
                     error: work.reason.as_deref(),
                     result: None,
-                },
-            )?,
-            (WorkItemStatus::Pending, _) => self.one(
-                statements::WORK_CANCEL_PENDING,
-                named_params! { ":item": work.item.get(), ":now": self.now_text },
-            )?,
+                };
+                self.end(fence, &end)?;
+                Some(fence)
+            }
+            (WorkItemStatus::Pending, _) => {
+                self.one(
+                    statements::WORK_CANCEL_PENDING,
+                    named_params! { ":item": work.item.get(), ":now": self.now_text },
+                )?;
+                None
+            }
             (WorkItemStatus::InProgress, None) => {
                 let item = format!("work item {}", work.item);
                 return Err(StorageError::corrupt(item, "it is held without a token"));
             }
             _ => return Err(illegal(work.item, from, to)),
-        }
+        };
         let reason = work.reason.as_deref();
         self.write_work_audit(
             WORK_CANCELLED,
@@ -282,7 +287,7 @@ impl Apply<'_> {
             (from, to),
             reason,
         )?;
-        Ok(PartOutcome::WorkCancelled)
+        Ok(PartOutcome::WorkCancelled { lost })
     }
 
     pub(crate) fn requeue(&self, work: &RequeueWork) -> Result<PartOutcome, StorageError> {

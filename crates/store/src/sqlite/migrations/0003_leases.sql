@@ -24,7 +24,7 @@ CREATE INDEX idx_work_items_deadline
 ON work_items(lease_boot_id, lease_deadline_us) WHERE status = 'in_progress';
 
 -- Lists of the items in a state, the oldest first.
-CREATE INDEX idx_work_items_status ON work_items(status);
+CREATE INDEX idx_work_items_in_state ON work_items(status);
 
 -- An id is given once, also when the newest item is deleted, by whomever: a
 -- fence names an item by its id, and must never fit another one.
