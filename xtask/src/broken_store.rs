@@ -27,7 +27,7 @@ use crate::canary::Canary;
 /// For the SQL of a canary: others may be writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How much longer than it says a lease lasts under [`Canary::ExpireLate`].
-const LATE: Duration = Duration::from_millis(250);
+const LATE: Duration = Duration::from_millis(500);
 
 /// Opens a store, broken as `canary` says; the sound one when there is none.
 pub(crate) fn open(
@@ -65,7 +65,11 @@ impl BrokenStore {
 
     /// Changes the file beside the store.
     fn tamper(&self, sql: &str) -> Result<(), StorageError> {
-        tamper(&self.db, sql).map_err(|error| StorageError::Internal {
+        self.told(tamper(&self.db, sql))
+    }
+
+    fn told<T>(&self, result: rusqlite::Result<T>) -> Result<T, StorageError> {
+        result.map_err(|error| StorageError::Internal {
             context: "breaking the file".into(),
             cause: error.into(),
         })
@@ -98,15 +102,17 @@ impl BrokenStore {
                  DELETE FROM task_audits WHERE event = 'work_recovered';
                  DELETE FROM checkpoints WHERE checkpoint_type = 'error_boundary';",
             ),
-            // The trigger that forbids this is one of the things that are missing.
-            Canary::TokenReset => self.tamper(
-                "DROP TRIGGER IF EXISTS work_items_token_grows;
-                 DELETE FROM work_attempts WHERE work_item_id IN (
-                     SELECT work_item_id FROM work_items WHERE status = 'pending');
-                 UPDATE work_items SET lease_token = 0 WHERE status = 'pending';",
-            ),
+            Canary::TokenReset => self.told(reset_tokens(&self.db)),
             _ => Ok(()),
         }
+    }
+
+    fn postpone(&self, item: WorkItemId) -> Result<(), StorageError> {
+        let late = LATE.as_micros();
+        self.tamper(&format!(
+            "UPDATE work_items SET lease_deadline_us = lease_deadline_us + {late}
+             WHERE work_item_id = {item}"
+        ))
     }
 
     /// The fence that is looked at in the place of the one that is presented.
@@ -130,7 +136,7 @@ impl BrokenStore {
     /// A commit whose fences are weakened, in its parts too.
     fn weakened_commit(&self, commit: &Commit) -> Result<Commit, StorageError> {
         let fence = match commit.fence() {
-            Some(_) if self.is(Canary::NoFence) => None,
+            Some(_) if !self.is(Canary::FenceByName) => None,
             Some(fence) => Some(self.weakened(fence)?),
             None => None,
         };
@@ -164,10 +170,33 @@ impl BrokenStore {
     }
 }
 
-fn tamper(db: &Path, sql: &str) -> rusqlite::Result<()> {
+fn connect(db: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(db)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    connection.execute_batch(&format!("BEGIN IMMEDIATE; {sql}; COMMIT;"))
+    Ok(connection)
+}
+
+fn tamper(db: &Path, sql: &str) -> rusqlite::Result<()> {
+    connect(db)?.execute_batch(&format!("BEGIN IMMEDIATE; {sql}; COMMIT;"))
+}
+
+/// Past the trigger that forbids it, which is there again afterwards.
+fn reset_tokens(db: &Path) -> rusqlite::Result<()> {
+    let trigger: String = connect(db)?.query_row(
+        "SELECT sql FROM sqlite_master WHERE name = 'work_items_token_grows'",
+        [],
+        |row| row.get(0),
+    )?;
+    tamper(
+        db,
+        &format!(
+            "DROP TRIGGER work_items_token_grows;
+             DELETE FROM work_attempts WHERE work_item_id IN (
+                 SELECT work_item_id FROM work_items WHERE status = 'pending');
+             UPDATE work_items SET lease_token = 0 WHERE status = 'pending';
+             {trigger}"
+        ),
+    )
 }
 
 /// Methods that go to the sound store as they are.
@@ -187,10 +216,17 @@ impl Storage for BrokenStore {
             Canary::NoFence | Canary::FenceByName => self.weakened_commit(&commit)?,
             _ => commit,
         };
-        self.store.commit(commit).map_err(|error| match error {
-            StorageError::StaleLease(stale) => self.refuse(*stale).into(),
-            error => error,
-        })
+        let late = self.is(Canary::WriteThenRefuse).then(|| commit.clone());
+        match self.store.commit(commit) {
+            Err(StorageError::StaleLease(stale)) => {
+                if let Some(late) = late {
+                    // What cannot be done even so is not what this is about.
+                    let _ = self.store.commit(self.weakened_commit(&late)?);
+                }
+                Err(self.refuse(*stale).into())
+            }
+            answer => answer,
+        }
     }
 
     as_it_is! {
@@ -218,11 +254,7 @@ impl LeaseStorage for BrokenStore {
         for lease in &leases {
             let item = lease.fence.item;
             match self.canary {
-                Canary::ExpireLate => self.tamper(&format!(
-                    "UPDATE work_items SET lease_deadline_us = lease_deadline_us + {}
-                     WHERE work_item_id = {item}",
-                    LATE.as_micros()
-                ))?,
+                Canary::ExpireLate => self.postpone(item)?,
                 Canary::ForgetHistory => self.tamper(&format!(
                     "DELETE FROM work_attempts WHERE work_item_id = {item} AND number < {}",
                     lease.fence.token
@@ -248,6 +280,11 @@ impl LeaseStorage for BrokenStore {
             _ => fences.to_vec(),
         };
         let answers = self.store.renew(&weak, lease)?;
+        if self.is(Canary::ExpireLate) {
+            for renewed in answers.iter().flatten() {
+                self.postpone(renewed.fence.item)?;
+            }
+        }
         let answered = |(fence, answer): (&Fence, Result<Renewed, StaleLease>)| match answer {
             Ok(renewed) => Ok(Renewed {
                 fence: *fence,

@@ -53,11 +53,13 @@ pub(crate) enum Canary {
     FenceByName,
     /// Gives an item that was taken out of a lost lease its first token again.
     TokenReset,
+    /// Refuses what comes under a lost lease when it has written it.
+    WriteThenRefuse,
     /// Refuses what comes under a lost lease, and says no more than that.
     MuteRefusal,
     /// Takes leases away that have not run out.
     SweepEarly,
-    /// Lets leases last a quarter of a second longer than it says.
+    /// Lets leases last half a second longer than it says.
     ExpireLate,
     /// Says after the first batch of a sweep that nothing is left.
     SweepOnce,
