@@ -14,6 +14,7 @@ mod scenarios;
 mod soak;
 mod stability;
 mod victims;
+mod work;
 
 use std::process::ExitCode;
 

@@ -9,6 +9,8 @@ mod answer;
 mod history;
 mod life;
 mod tail;
+mod takeover;
+mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,6 +19,8 @@ pub(crate) use self::life::{
     fraction_done, judge_life, judge_moments, judge_success, judge_work, judge_worked,
 };
 pub(crate) use self::tail::{kept_lines, tail};
+pub(crate) use self::takeover::{Takeover, Timing};
+pub(crate) use self::work::{changes, judge_losses};
 
 /// An acknowledged or found checkpoint: its number and what identifies its
 /// content.

@@ -2,14 +2,20 @@
 
 mod concurrent_checkpoints;
 mod end_to_end;
+mod gate;
 mod kill_9_recovery;
 mod kill_during_upkeep;
+mod lease_expiration;
 mod lineage;
 mod plan;
+mod recovery_sweep;
 mod sources;
 mod tidied;
 
-use agentos_chaos::Scenario;
+use std::fmt::{Debug, Display};
+
+use agentos_chaos::{Failure, Outcome, Scenario};
+use serde::de::DeserializeOwned;
 
 use crate::canary::Canary;
 
@@ -18,7 +24,22 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
     vec![
         kill_9_recovery::scenario(canary),
         concurrent_checkpoints::scenario(canary),
+        lease_expiration::scenario(canary),
+        recovery_sweep::scenario(canary),
         end_to_end::scenario(canary),
         kill_during_upkeep::scenario(canary),
     ]
+}
+
+/// What a victim acknowledged, as it wrote it.
+fn fact<T: DeserializeOwned>(ack: &str) -> Result<T, Failure> {
+    serde_json::from_str(ack)
+        .map_err(|error| Failure::new(format!("a strange acknowledgement, {ack:?}: {error}")))
+}
+
+/// Checks that something is as it must be.
+fn same<T: PartialEq + Debug>(outcome: &mut Outcome, what: impl Display, found: T, expected: T) {
+    outcome.check(found == expected, || {
+        format!("{what}: {found:?}, and must be {expected:?}")
+    });
 }

@@ -7,15 +7,21 @@
 mod agent;
 mod appender;
 mod counter;
+mod holder;
 mod janitor;
 mod loader;
+mod probe;
 mod reader;
+mod recoverer;
+mod taker;
 mod tally;
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use agentos_chaos::VictimSpec;
 use agentos_store::sqlite::{Config, DumpOptions, SqliteStore, dump};
@@ -24,10 +30,16 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::agent::{Agent, LINES_PER_ITERATION, Progress, artifact_of, input_lines};
 pub(crate) use self::appender::{Appender, State};
 pub(crate) use self::counter::{ANSWER_EVENT, Counter, WORKED_LOG, names};
+pub(crate) use self::holder::{HeldLease, Holder};
 pub(crate) use self::janitor::{AUDITS_KEPT, Janitor, KEPT, numbered, results, retention, state};
 pub(crate) use self::loader::{Loader, ack_path, newest_ack};
 pub(crate) use self::reader::Reader;
+pub(crate) use self::recoverer::{Recoverer, Scan};
+pub(crate) use self::taker::{Done, Taken, Taker, Way};
 pub(crate) use self::tally::{Answer, Tally, share};
+
+/// For the write lock: the machine may be busy, and that is no error of a victim.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a victim does.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,12 +50,18 @@ pub(crate) enum Role {
     Appender(Appender),
     /// Counts words in iterations, until it has an exact answer.
     Counter(Counter),
+    /// Claims work and holds it.
+    Holder(Holder),
     /// Tidies up and makes backups, in turns, while a thread of it appends.
     Janitor(Janitor),
     /// Does everything at once, as fast as it can.
     Loader(Loader),
     /// Holds its view of a database open, again and again.
     Reader(Reader),
+    /// Takes lost leases away, and finishes what can be claimed then.
+    Recoverer(Recoverer),
+    /// Waits for an item that another one holds, and takes it over.
+    Taker(Taker),
     /// Opens a store, and says so before and after.
     Open { db: PathBuf },
     /// Writes the evidence of a database; nobody kills it.
@@ -56,9 +74,12 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Agent(agent) => agent.run(),
         Role::Appender(appender) => appender.run(),
         Role::Counter(counter) => counter.run(),
+        Role::Holder(holder) => holder.run(),
         Role::Janitor(janitor) => janitor.run(),
         Role::Loader(loader) => loader.run(),
         Role::Reader(reader) => reader.run(),
+        Role::Recoverer(recoverer) => recoverer.run(),
+        Role::Taker(taker) => taker.run(),
         Role::Open { db } => {
             say("open")?;
             drop(SqliteStore::open(Config::at(db))?);
@@ -88,4 +109,14 @@ fn say(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
+}
+
+/// Acknowledges a fact, as JSON.
+fn ack(fact: &impl Serialize) -> io::Result<()> {
+    say(&format!("ack {}", serde_json::to_string(fact)?))
+}
+
+/// Waits at a gate, a file that is locked until it opens.
+fn pass(gate: &Path) -> io::Result<()> {
+    File::open(gate)?.lock_shared()
 }
