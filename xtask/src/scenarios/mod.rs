@@ -11,6 +11,7 @@ mod plan;
 mod recovery_sweep;
 mod sources;
 mod tidied;
+mod zombie_worker;
 
 use std::fmt::{Debug, Display};
 
@@ -27,6 +28,7 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         lease_expiration::scenario(canary),
         recovery_sweep::scenario(canary),
         end_to_end::scenario(canary),
+        zombie_worker::scenario(canary),
         kill_during_upkeep::scenario(canary),
     ]
 }

@@ -13,8 +13,10 @@ mod loader;
 mod probe;
 mod reader;
 mod recoverer;
+mod successor;
 mod taker;
 mod tally;
+mod zombie;
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -35,8 +37,10 @@ pub(crate) use self::janitor::{AUDITS_KEPT, Janitor, KEPT, numbered, results, re
 pub(crate) use self::loader::{Loader, ack_path, newest_ack};
 pub(crate) use self::reader::Reader;
 pub(crate) use self::recoverer::{Recoverer, Scan};
+pub(crate) use self::successor::{Succession, Successor};
 pub(crate) use self::taker::{Done, Taken, Taker, Way};
 pub(crate) use self::tally::{Answer, Tally, share};
+pub(crate) use self::zombie::{Answered, Attempted, Zombie};
 
 /// For the write lock: the machine may be busy, and that is no error of a victim.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -60,8 +64,12 @@ pub(crate) enum Role {
     Reader(Reader),
     /// Takes lost leases away, and finishes what can be claimed then.
     Recoverer(Recoverer),
+    /// Takes an item over and commits under its lease, step by step.
+    Successor(Successor),
     /// Waits for an item that another one holds, and takes it over.
     Taker(Taker),
+    /// Goes on under a lease that it has lost, and does not know.
+    Zombie(Zombie),
     /// Opens a store, and says so before and after.
     Open { db: PathBuf },
     /// Writes the evidence of a database; nobody kills it.
@@ -79,7 +87,9 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Loader(loader) => loader.run(),
         Role::Reader(reader) => reader.run(),
         Role::Recoverer(recoverer) => recoverer.run(),
+        Role::Successor(successor) => successor.run(),
         Role::Taker(taker) => taker.run(),
+        Role::Zombie(zombie) => zombie.run(),
         Role::Open { db } => {
             say("open")?;
             drop(SqliteStore::open(Config::at(db))?);
