@@ -8,6 +8,7 @@ mod kill_during_upkeep;
 mod lease_expiration;
 mod lineage;
 mod plan;
+mod poison_item;
 mod recovery_sweep;
 mod sources;
 mod tidied;
@@ -29,6 +30,7 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         recovery_sweep::scenario(canary),
         end_to_end::scenario(canary),
         zombie_worker::scenario(canary),
+        poison_item::scenario(canary),
         kill_during_upkeep::scenario(canary),
     ]
 }

@@ -10,6 +10,7 @@ mod counter;
 mod holder;
 mod janitor;
 mod loader;
+mod pooled;
 mod probe;
 mod reader;
 mod recoverer;
@@ -35,6 +36,7 @@ pub(crate) use self::counter::{ANSWER_EVENT, Counter, WORKED_LOG, names};
 pub(crate) use self::holder::{HeldLease, Holder};
 pub(crate) use self::janitor::{AUDITS_KEPT, Janitor, KEPT, numbered, results, retention, state};
 pub(crate) use self::loader::{Loader, ack_path, newest_ack};
+pub(crate) use self::pooled::{POISON, Pooled, result_of};
 pub(crate) use self::reader::Reader;
 pub(crate) use self::recoverer::{Recoverer, Scan};
 pub(crate) use self::successor::{Succession, Successor};
@@ -60,6 +62,8 @@ pub(crate) enum Role {
     Janitor(Janitor),
     /// Does everything at once, as fast as it can.
     Loader(Loader),
+    /// Works with a pool of threads until nothing is left.
+    Pooled(Pooled),
     /// Holds its view of a database open, again and again.
     Reader(Reader),
     /// Takes lost leases away, and finishes what can be claimed then.
@@ -85,6 +89,7 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Holder(holder) => holder.run(),
         Role::Janitor(janitor) => janitor.run(),
         Role::Loader(loader) => loader.run(),
+        Role::Pooled(pooled) => pooled.run(),
         Role::Reader(reader) => reader.run(),
         Role::Recoverer(recoverer) => recoverer.run(),
         Role::Successor(successor) => successor.run(),
