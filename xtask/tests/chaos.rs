@@ -42,7 +42,11 @@ fn the_scenarios_are_listed_by_number_and_name() {
         [
             ["1", "kill-9-recovery"],
             ["2", "concurrent-checkpoints"],
+            ["3", "lease-expiration"],
+            ["4", "recovery-sweep"],
             ["7", "end-to-end"],
+            ["8", "zombie-worker"],
+            ["10", "poison-item"],
             ["21", "kill-during-upkeep"]
         ]
     );
@@ -54,7 +58,7 @@ fn all_scenarios_pass_and_the_last_line_counts_them() {
     let printed = stdout(&finished);
     assert_eq!(finished.outcome, Outcome::Exited { code: 0 }, "{printed}");
     assert_eq!(printed.lines().next(), Some("seed 11"));
-    assert_eq!(printed.lines().last(), Some("4 passed, 0 failed"));
+    assert_eq!(printed.lines().last(), Some("8 passed, 0 failed"));
 }
 
 #[test]
@@ -146,6 +150,11 @@ fn an_unknown_scenario_is_an_error_of_the_command_line() {
 /// and nothing else; the unchanged scenario must call it violated, and keep
 /// evidence: a dump of each database, the acknowledgements, the replay line.
 fn is_caught(scenario: &str, canary: &str, reason: &str) {
+    is_caught_for(scenario, canary, &[reason]);
+}
+
+/// The same, for several reasons in one run.
+fn is_caught_for(scenario: &str, canary: &str, reasons: &[&str]) {
     let artifacts = tempfile::tempdir().unwrap();
     let artifacts_arg = artifacts.path().to_str().unwrap();
     let finished = run(&[
@@ -165,10 +174,10 @@ fn is_caught(scenario: &str, canary: &str, reason: &str) {
     assert_eq!(report["failed"], 1, "{canary}: {report}");
     let violated = &report["scenarios"][0];
     assert_eq!(violated["verdict"], "violated");
-    assert!(
-        violated["reasons"].to_string().contains(reason),
-        "{canary}: {violated}"
-    );
+    let told = violated["reasons"].to_string();
+    for reason in reasons {
+        assert!(told.contains(reason), "{canary}, {reason}: {violated}");
+    }
     let evidence = Path::new(violated["evidence"].as_str().unwrap());
     assert!(evidence.starts_with(artifacts.path()));
     let replay = std::fs::read_to_string(evidence.join("replay.txt")).unwrap();
@@ -315,6 +324,156 @@ fn an_upkeep_that_removes_audit_lines_and_evidence_results_is_caught() {
     for reason in reasons {
         is_caught("kill-during-upkeep", "prune-children", reason);
     }
+}
+
+#[test]
+fn a_store_that_takes_leases_away_too_early_is_caught() {
+    is_caught(
+        "lease-expiration",
+        "sweep-early",
+        "before the lease ran out",
+    );
+    let reasons = ["expired leases found: 110", "of the living worker"];
+    is_caught_for("recovery-sweep", "sweep-early", &reasons);
+}
+
+#[test]
+fn a_store_whose_leases_last_longer_than_it_says_is_caught() {
+    is_caught(
+        "lease-expiration",
+        "expire-late",
+        "us after the lease ran out",
+    );
+}
+
+#[test]
+fn a_store_that_gives_a_token_again_is_caught() {
+    let reason = "the token of the takeover: 1, and must be 2";
+    is_caught("lease-expiration", "token-reset", reason);
+    let reasons = [
+        "the successor's token: 1, and must be 2",
+        "checkpoint: the answer: Accepted",
+    ];
+    is_caught_for("zombie-worker", "token-reset", &reasons);
+}
+
+#[test]
+fn a_sweep_that_counts_what_it_finds_twice_is_caught() {
+    let reason = "leases found and taken away: Some((2, 2))";
+    is_caught("lease-expiration", "sweep-counts-twice", reason);
+    let reasons = ["expired leases found: 200", "items recovered: 200"];
+    is_caught_for("recovery-sweep", "sweep-counts-twice", &reasons);
+}
+
+#[test]
+fn a_sweep_that_leaves_no_trace_is_caught() {
+    let reasons = ["0 closed attempts", "0 audit lines", "0 error boundaries"];
+    for scenario in ["lease-expiration", "recovery-sweep"] {
+        is_caught_for(scenario, "sweep-unrecorded", &reasons);
+    }
+}
+
+#[test]
+fn a_sweep_that_ends_after_its_first_batch_is_caught() {
+    let reason = "found, recovered and failed by a second sweep";
+    is_caught("recovery-sweep", "sweep-once", reason);
+}
+
+#[test]
+fn a_store_that_counts_a_lost_attempt_twice_is_caught() {
+    let reason = "items without an attempt left";
+    is_caught("recovery-sweep", "loss-counted-twice", reason);
+    is_caught("poison-item", "loss-counted-twice", "attempts on record");
+}
+
+#[test]
+fn a_store_without_a_fence_is_caught() {
+    let reasons = [
+        "heartbeat: the answer: Accepted",
+        "works, checkpoint: the answer: Accepted",
+        "enqueue: the answer: Accepted",
+        "audit: the answer: Accepted",
+        "task status: the answer: Accepted",
+        "checkpoint, enqueue, complete: the answer: Accepted",
+        "of checkpoints is new",
+        "of work_items is new",
+        "of task_audits is new",
+        "status of row Integer(1) of work_items was Text(\\\"in_progress\\\")",
+    ];
+    is_caught_for("zombie-worker", "no-fence", &reasons);
+}
+
+#[test]
+fn a_store_that_renews_by_the_item_alone_is_caught() {
+    let reasons = [
+        "heartbeat: the answer: Accepted",
+        "lease_deadline_us of row Integer(1) of work_items was",
+    ];
+    is_caught_for("zombie-worker", "renew-by-id", &reasons);
+}
+
+#[test]
+fn a_store_that_knows_workers_by_their_names_alone_is_caught() {
+    let reason = "the same name, while the successor works, checkpoint: the answer: Accepted";
+    is_caught("zombie-worker", "fence-by-name", reason);
+}
+
+#[test]
+fn a_store_that_refuses_what_it_has_written_is_caught() {
+    let reasons = ["of checkpoints is new", "of work_items is new"];
+    is_caught_for("zombie-worker", "write-then-refuse", &reasons);
+}
+
+#[test]
+fn a_store_that_does_not_say_who_holds_an_item_is_caught() {
+    is_caught(
+        "zombie-worker",
+        "mute-refusal",
+        "holder: None }, and must be",
+    );
+}
+
+#[test]
+fn a_store_that_does_not_count_lost_attempts_is_caught() {
+    let reason = "processes died of what may be tried";
+    is_caught("poison-item", "loss-not-counted", reason);
+}
+
+#[test]
+fn a_store_that_forgets_attempts_is_caught() {
+    let reasons = ["its history does not say so", "attempts on record: 1"];
+    is_caught_for("poison-item", "forget-history", &reasons);
+}
+
+#[test]
+fn a_worker_that_acknowledges_work_without_completing_it_is_caught() {
+    is_caught("poison-item", "ack-without-write", "was acknowledged under");
+}
+
+/// Goal: the figures of the scenarios about work are those that are promised.
+/// Method: a short run of each.
+#[test]
+fn the_scenarios_about_work_measure_what_they_say() {
+    let report = json(&run(&[
+        "chaos", "3", "4", "8", "10", "--quick", "--seed", "41", "--json", "-",
+    ]));
+    assert_eq!(report["passed"], 4, "{report}");
+    let metrics = |at: usize| &report["scenarios"][at]["metrics"];
+    let number = |at: usize, name: &str| metrics(at)[name].as_u64().unwrap();
+    for (at, leases) in [(0, 1), (1, 100)] {
+        let counted = (number(at, "expired_found"), number(at, "recovered"));
+        assert_eq!(counted, (leases, leases));
+    }
+    let takeover_ms = metrics(0)["takeover_ms"].as_f64().unwrap();
+    assert!(0.0 <= takeover_ms && takeover_ms <= 100.0, "{takeover_ms}");
+    let takeovers = number(0, "takeovers");
+    assert_eq!(takeovers, 2 + number(0, "disturbed"));
+    assert!(0.0 < metrics(1)["sweep_ms"].as_f64().unwrap());
+    assert!(0 < number(1, "finished") && number(1, "finished") <= 100);
+    assert_eq!((number(2, "takeovers"), number(2, "tried")), (2, 40));
+    assert_eq!(number(2, "refused"), 40);
+    assert_eq!(number(3, "attempts"), number(3, "max_attempts"));
+    assert_eq!(number(3, "dead_letters"), 1);
 }
 
 /// Goal: kills fall inside migrations, and are not only sent. Method: the figures
