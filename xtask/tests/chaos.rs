@@ -465,7 +465,7 @@ fn the_scenarios_about_work_measure_what_they_say() {
         assert_eq!(counted, (leases, leases));
     }
     let takeover_ms = metrics(0)["takeover_ms"].as_f64().unwrap();
-    assert!(0.0 <= takeover_ms && takeover_ms <= 100.0, "{takeover_ms}");
+    assert!((0.0..=100.0).contains(&takeover_ms), "{takeover_ms}");
     let takeovers = number(0, "takeovers");
     assert_eq!(takeovers, 2 + number(0, "disturbed"));
     assert!(0.0 < metrics(1)["sweep_ms"].as_f64().unwrap());
