@@ -137,7 +137,7 @@ proptest! {
                      SELECT task_id, 'test', 'pending', 3, created_at, created_at, created_at,
                          {number} FROM tasks;
                      UPDATE work_items SET status = 'in_progress', lease_holder = 'w',
-                         lease_incarnation = 'i', lease_boot_id = 'b', lease_deadline_us = 1,
+                         lease_incarnation = 'i', lease_token = 1, lease_boot_id = 'b', lease_deadline_us = 1,
                          lease_acquired_at = created_at, lease_expires_at = created_at;"
                 ))
                 .unwrap();

@@ -205,7 +205,7 @@ impl Story {
             }
         }
         let died = exit == Exit::Signalled { signal: SIGABRT };
-        self.outcome.check(died == !died_of.is_empty(), || {
+        self.outcome.check(died != died_of.is_empty(), || {
             format!("{} ended with {exit} after {died_of:?}", victim.name())
         });
         self.outcome.check(died || exit.success(), || {

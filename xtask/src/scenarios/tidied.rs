@@ -140,7 +140,7 @@ pub(super) fn prepare(db: &Path) -> Fallible<Rows> {
          SELECT task_id, 'work', 'pending', 3, created_at, created_at, created_at, {LEASED}
          FROM tasks WHERE task_id = '{HELD}';
          UPDATE work_items SET status = 'in_progress', lease_holder = 'w',
-             lease_incarnation = 'i', lease_boot_id = 'b', lease_deadline_us = 1,
+             lease_incarnation = 'i', lease_token = 1, lease_boot_id = 'b', lease_deadline_us = 1,
              lease_acquired_at = '2026-01-01 00:00:00.000000',
              lease_expires_at = '2026-01-01 00:01:00.000000';"
     ))?;
