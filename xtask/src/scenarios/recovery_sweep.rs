@@ -35,8 +35,8 @@ const LAST_CHANCE_PERCENT: u64 = 15;
 const LONG_MS: u64 = 600_000;
 /// What the leases are shortened to.
 const SHORT_MS: std::ops::RangeInclusive<u64> = 100..=300;
-/// Always less than a batch holds: several are needed.
-const ROWS_PER_BATCH: std::ops::RangeInclusive<u64> = 7..=60;
+/// Fewer than there are: several batches are needed.
+const ROWS_PER_BATCH: std::ops::RangeInclusive<u64> = 25..=60;
 /// For a line to come; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(30);
 
