@@ -23,20 +23,17 @@ use std::path::PathBuf;
 use std::slice;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
-use agentos_core::{
-    ClaimRequest, Clock, Commit, Deadline, Fence, Next, PartOutcome, Receipt, Reclaimed, Renewed,
-    StaleLease, StorageError, SweepRequest, Swept, crash_point,
-};
+use agentos_core::{Clock, Deadline, Fence, StorageError, crash_point};
 use rusqlite::Connection;
 
 use super::ballast::Ballast;
 use super::chores::{self, Chore};
-use super::claims::{self, Claimed, Moment};
+use super::claims::{self, Moment};
 use super::config::Config;
 use super::connection::{check_writer, open_untouched, set_up_writer};
 use super::error::{SqliteError, is_fatal, of_commit, of_sqlite, spoils_connection};
+use super::jobs::{Done, Job};
 use super::listeners::Listeners;
 use super::log_bound::LogBound;
 use super::migrate::{self, MIGRATIONS};
@@ -44,93 +41,6 @@ use super::queue::Writer;
 use super::readers::Readers;
 use super::write_lock::{Held, WriteLock};
 use super::{parts, sweep};
-
-/// What the writer is asked to do.
-pub(crate) enum Job {
-    /// Parts that become visible together.
-    Commit(Commit),
-    /// Claims work.
-    Claim(ClaimRequest),
-    /// Renews leases.
-    Renew { fences: Vec<Fence>, lease: Duration },
-    /// Takes lost leases away.
-    Sweep(SweepRequest),
-    /// Work on the file itself.
-    Chore(Chore),
-}
-
-impl Job {
-    /// Whether it takes lost leases away, of which one may fail alone.
-    fn recovers(&self) -> bool {
-        matches!(self, Job::Claim(_) | Job::Sweep(_))
-    }
-
-    /// Whether it may use the room that is kept for a full disk: what frees space,
-    /// and what lets recovery and heartbeats go on.
-    fn may_use_reserve(&self) -> bool {
-        match self {
-            Job::Commit(commit) => commit.frees_space(),
-            Job::Renew { .. } | Job::Sweep(_) => true,
-            Job::Claim(_) => false,
-            Job::Chore(chore) => chore.frees_space(),
-        }
-    }
-}
-
-/// What was done.
-pub(crate) enum Done {
-    Committed(Receipt),
-    Claimed(Claimed),
-    Renewed(Vec<Result<Renewed, StaleLease>>),
-    Swept(Swept),
-    Chore(Reclaimed),
-}
-
-impl Done {
-    /// Whether work may be claimable now that was not before.
-    fn brings_work(&self) -> bool {
-        match self {
-            Done::Committed(receipt) => receipt.outcomes.iter().any(|outcome| {
-                matches!(
-                    outcome,
-                    PartOutcome::WorkEnqueued { existed: false, .. }
-                        | PartOutcome::WorkReleased
-                        | PartOutcome::WorkRequeued
-                        | PartOutcome::WorkFailed(Next::Requeue { .. })
-                )
-            }),
-            Done::Claimed(claimed) => !claimed.recovered.is_empty(),
-            Done::Swept(swept) => !swept.recovered.is_empty(),
-            Done::Renewed(_) | Done::Chore(_) => false,
-        }
-    }
-
-    /// Leases that it took from their holders.
-    fn lost(&self) -> Vec<Fence> {
-        match self {
-            Done::Claimed(claimed) => claimed.recovered.clone(),
-            Done::Swept(swept) => swept.recovered.iter().map(|item| item.fence).collect(),
-            Done::Committed(receipt) => receipt
-                .outcomes
-                .iter()
-                .filter_map(|outcome| match outcome {
-                    PartOutcome::WorkCancelled { lost } => *lost,
-                    _ => None,
-                })
-                .collect(),
-            Done::Renewed(_) | Done::Chore(_) => Vec::new(),
-        }
-    }
-
-    /// How many lost leases it took away.
-    fn recovered(&self) -> usize {
-        match self {
-            Done::Claimed(claimed) => claimed.recovered.len(),
-            Done::Swept(swept) => swept.recovered.len(),
-            Done::Committed(_) | Done::Renewed(_) | Done::Chore(_) => 0,
-        }
-    }
-}
 
 type Answer = Result<Done, StorageError>;
 
@@ -504,18 +414,11 @@ impl Writer for SqliteWriter {
     }
 
     fn weight(job: &Job) -> usize {
-        match job {
-            Job::Commit(commit) => commit.parts().len(),
-            Job::Claim(request) => request.items as usize,
-            Job::Renew { fences, .. } => fences.len(),
-            Job::Sweep(request) => request.rows as usize,
-            Job::Chore(_) => 1,
-        }
+        job.weight()
     }
 
-    /// A renewal that waits behind bulk work comes too late.
     fn is_urgent(job: &Job) -> bool {
-        matches!(job, Job::Renew { .. })
+        job.is_urgent()
     }
 
     fn is_refusal(answer: &Answer) -> bool {

@@ -14,7 +14,7 @@ use agentos_core::{
 use rusqlite::{OptionalExtension, Row, named_params};
 
 use super::claims::{self, Look, Moment};
-use super::group_commit::{Done, Job};
+use super::jobs::{Done, Job};
 use super::tasks::{check_page, next_page};
 use super::work::{decode_holder, item_id, read_holder};
 use super::{SqliteStore, statements};

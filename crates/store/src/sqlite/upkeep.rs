@@ -13,8 +13,8 @@ use super::ballast::Ballast;
 use super::chores::Chore;
 use super::connection::open_untouched;
 use super::error::of;
-use super::group_commit::{Done, Job};
 use super::inspect::Integrity;
+use super::jobs::{Done, Job};
 use super::paths::with_suffix;
 
 impl SqliteStore {
