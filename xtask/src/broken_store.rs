@@ -5,24 +5,24 @@
 //! answers, or, with SQL of its own, what it left in the file. The checks read the
 //! file through the sound store and know nothing of this.
 
+mod by_key;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use agentos_core::{
-    Attempt, Audit, BootTime, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
-    CheckpointSummary, ClaimRequest, Commit, Cursor, EvidenceResult, Fence, FoundCheckpoint, Lease,
-    LeaseStorage, Limits, LogShortened, Outlook, Page, Part, Prunable, PruneCheckpoints, PruneRows,
-    Receipt, Reclaimed, Renewed, RetentionStorage, RowAnswer, RowMark, RowQuestion, RowStorage,
-    SequenceNumber, StaleLease, Storage, StorageError, SweepRequest, Swept, Task, TaskId,
-    TaskStatus, TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem, WorkItemId,
-    WorkItemStatus, WorkItemSummary, WorkListener, WorkerId,
+    Attempt, BootTime, ClaimRequest, Commit, Cursor, Fence, Lease, LeaseStorage, Limits, Outlook,
+    Page, Part, Receipt, Renewed, StaleLease, Storage, StorageError, SweepRequest, Swept, TaskId,
+    Timestamp, WorkFilter, WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
+    WorkerId,
 };
 use agentos_store::sqlite::{Config, SqliteStore};
 use rusqlite::Connection;
 
 use crate::canary::Canary;
+use crate::port::{as_it_is, passes_on};
 
 /// For the SQL of a canary: others may be writing.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -34,20 +34,24 @@ pub(crate) fn open(
     config: Config,
     canary: Option<Canary>,
 ) -> Result<Arc<dyn Storage>, StorageError> {
-    let store = SqliteStore::open(config)?;
-    Ok(match canary {
-        None => Arc::new(store),
+    Ok(over(Arc::new(SqliteStore::open(config)?), canary))
+}
+
+/// A store that is open, broken as `canary` says; as it is when there is none.
+pub(crate) fn over(store: Arc<SqliteStore>, canary: Option<Canary>) -> Arc<dyn Storage> {
+    match canary {
+        None => store,
         Some(canary) => Arc::new(BrokenStore {
             db: store.path().to_owned(),
             store,
             canary,
             holders: Mutex::default(),
         }),
-    })
+    }
 }
 
 struct BrokenStore {
-    store: SqliteStore,
+    store: Arc<SqliteStore>,
     db: PathBuf,
     canary: Canary,
     /// Who was given what by this process.
@@ -199,17 +203,6 @@ fn reset_tokens(db: &Path) -> rusqlite::Result<()> {
     )
 }
 
-/// Methods that go to the sound store as they are.
-macro_rules! as_it_is {
-    ($(fn $name:ident(&self $(, $argument:ident: $type:ty)*) $(-> $answer:ty)?;)*) => {
-        $(
-            fn $name(&self $(, $argument: $type)*) $(-> $answer)? {
-                self.store.$name($($argument),*)
-            }
-        )*
-    };
-}
-
 impl Storage for BrokenStore {
     fn commit(&self, commit: Commit) -> Result<Receipt, StorageError> {
         let commit = match self.canary {
@@ -296,6 +289,9 @@ impl LeaseStorage for BrokenStore {
     }
 
     fn sweep(&self, request: &SweepRequest) -> Result<Swept, StorageError> {
+        if self.is(Canary::SweepByKey) {
+            return by_key::sweep(&self.store, &self.db, request);
+        }
         self.before_sweep()?;
         let mut swept = self.store.sweep(request)?;
         self.after_sweep()?;
@@ -329,51 +325,4 @@ impl LeaseStorage for BrokenStore {
     }
 }
 
-impl TaskStorage for BrokenStore {
-    as_it_is! {
-        fn task(&self, id: &TaskId) -> Result<Option<Task>, StorageError>;
-        fn tasks(&self, status: TaskStatus, after: Option<Cursor>, rows: u32)
-            -> Result<Page<Task>, StorageError>;
-        fn audits(&self, task: &TaskId, after: Option<Cursor>, rows: u32)
-            -> Result<Page<Audit>, StorageError>;
-    }
-}
-
-impl CheckpointStorage for BrokenStore {
-    as_it_is! {
-        fn checkpoint(&self, task: &TaskId, sequence: SequenceNumber)
-            -> Result<Option<Checkpoint>, StorageError>;
-        fn newest_checkpoint(&self, task: &TaskId, below: Option<SequenceNumber>)
-            -> Result<Option<FoundCheckpoint>, StorageError>;
-        fn checkpoints(&self, task: &TaskId, below: Option<SequenceNumber>, rows: u32)
-            -> Result<Vec<CheckpointSummary>, StorageError>;
-        fn evidence_results(&self, task: &TaskId, sequence: SequenceNumber)
-            -> Result<Vec<EvidenceResult>, StorageError>;
-    }
-}
-
-impl RowStorage for BrokenStore {
-    as_it_is! {
-        fn ask_row(&self, question: &RowQuestion) -> Result<RowAnswer, StorageError>;
-    }
-}
-
-impl RetentionStorage for BrokenStore {
-    as_it_is! {
-        fn task_ids(&self, after: Option<Cursor>, rows: u32)
-            -> Result<Page<Result<TaskId, StorageError>>, StorageError>;
-        fn checkpoint_span(&self, task: &TaskId) -> Result<Option<CheckpointSpan>, StorageError>;
-        fn prunable_checkpoints(&self, plan: &PruneCheckpoints) -> Result<Prunable, StorageError>;
-        fn rows_beyond(&self, table: BoundedTable, max_rows: u64)
-            -> Result<Option<RowMark>, StorageError>;
-        fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError>;
-    }
-}
-
-impl UpkeepStorage for BrokenStore {
-    as_it_is! {
-        fn reclaim_space(&self, keep_bytes: u64) -> Result<Reclaimed, StorageError>;
-        fn refresh_statistics(&self) -> Result<(), StorageError>;
-        fn shorten_log(&self) -> Result<LogShortened, StorageError>;
-    }
-}
+passes_on!(BrokenStore);

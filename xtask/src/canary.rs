@@ -73,6 +73,14 @@ pub(crate) enum Canary {
     LossCountedTwice,
     /// Keeps only the newest attempt at an item.
     ForgetHistory,
+    /// Chooses what a sweep takes away first, and takes it away later by its key.
+    SweepByKey,
+    /// Has leases run out by the wall clock.
+    LeasesByWallClock,
+    /// Does every step of an item again after a takeover.
+    RedoSteps,
+    /// Commits a step now and then without having done it.
+    SkipStep,
 }
 
 impl Canary {

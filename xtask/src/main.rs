@@ -10,6 +10,7 @@ mod checks;
 mod cli;
 mod doctor;
 mod model;
+mod port;
 mod scenarios;
 mod soak;
 mod stability;

@@ -2,24 +2,29 @@
 //! acknowledged. Pure: no file, no process, no clock.
 
 mod answer;
-#[cfg_attr(
-    not(test),
-    allow(dead_code, unused_imports, reason = "for the scenarios about leases")
-)]
 mod history;
 mod life;
+mod storm;
 mod tail;
+mod taken;
 mod takeover;
+mod texts;
 mod work;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 pub(crate) use self::answer::{Facts, File, differences};
+pub(crate) use self::history::{
+    Call, FoundItem, History, Moment, Record, Reply, begin_line, end_line, judge_history,
+};
 pub(crate) use self::life::{
     fraction_done, judge_life, judge_moments, judge_success, judge_work, judge_worked,
 };
+pub(crate) use self::storm::{STEPS, Step, Stormed, value_after};
 pub(crate) use self::tail::{kept_lines, tail};
+pub(crate) use self::taken::{Taken, Why, judge_deadlines, judge_taken};
 pub(crate) use self::takeover::{Takeover, Timing};
+pub(crate) use self::texts::Texts;
 pub(crate) use self::work::{changes, judge_losses};
 
 /// An acknowledged or found checkpoint: its number and what identifies its

@@ -46,7 +46,10 @@ fn the_scenarios_are_listed_by_number_and_name() {
             ["4", "recovery-sweep"],
             ["7", "end-to-end"],
             ["8", "zombie-worker"],
+            ["9", "kill-storm"],
             ["10", "poison-item"],
+            ["11", "clock-jump"],
+            ["12", "sweep-race"],
             ["21", "kill-during-upkeep"]
         ]
     );
@@ -58,7 +61,7 @@ fn all_scenarios_pass_and_the_last_line_counts_them() {
     let printed = stdout(&finished);
     assert_eq!(finished.outcome, Outcome::Exited { code: 0 }, "{printed}");
     assert_eq!(printed.lines().next(), Some("seed 11"));
-    assert_eq!(printed.lines().last(), Some("8 passed, 0 failed"));
+    assert_eq!(printed.lines().last(), Some("11 passed, 0 failed"));
 }
 
 #[test]

@@ -1,17 +1,23 @@
 //! The scenarios. One file each: goal, method, run.
 
+mod clock_jump;
 mod concurrent_checkpoints;
+mod crew;
 mod end_to_end;
 mod gate;
 mod kill_9_recovery;
 mod kill_during_upkeep;
+mod kill_storm;
 mod lease_expiration;
 mod lineage;
 mod plan;
 mod poison_item;
 mod recovery_sweep;
+mod rivalry;
 mod sources;
+mod sweep_race;
 mod tidied;
+mod told;
 mod zombie_worker;
 
 use std::fmt::{Debug, Display};
@@ -30,7 +36,10 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         recovery_sweep::scenario(canary),
         end_to_end::scenario(canary),
         zombie_worker::scenario(canary),
+        kill_storm::scenario(canary),
         poison_item::scenario(canary),
+        clock_jump::scenario(canary),
+        sweep_race::scenario(canary),
         kill_during_upkeep::scenario(canary),
     ]
 }

@@ -9,11 +9,15 @@ mod appender;
 mod counter;
 mod holder;
 mod janitor;
+mod jumps;
 mod loader;
 mod pooled;
 mod probe;
 mod reader;
+mod recorded;
 mod recoverer;
+mod rival;
+mod stormer;
 mod successor;
 mod taker;
 mod tally;
@@ -35,10 +39,13 @@ pub(crate) use self::appender::{Appender, State};
 pub(crate) use self::counter::{ANSWER_EVENT, Counter, WORKED_LOG, names};
 pub(crate) use self::holder::{HeldLease, Holder};
 pub(crate) use self::janitor::{AUDITS_KEPT, Janitor, KEPT, numbered, results, retention, state};
+pub(crate) use self::jumps::{JumpingClock, true_now_us};
 pub(crate) use self::loader::{Loader, ack_path, newest_ack};
 pub(crate) use self::pooled::{POISON, Pooled, result_of};
 pub(crate) use self::reader::Reader;
 pub(crate) use self::recoverer::{Recoverer, Scan};
+pub(crate) use self::rival::{BOOT_BASE_US, HOUR_US, Jumps, Rival};
+pub(crate) use self::stormer::{StepDone, Stormer, WORK_TYPE};
 pub(crate) use self::successor::{Succession, Successor};
 pub(crate) use self::taker::{Done, Taken, Taker, Way};
 pub(crate) use self::tally::{Answer, Tally, share};
@@ -74,6 +81,10 @@ pub(crate) enum Role {
     Taker(Taker),
     /// Goes on under a lease that it has lost, and does not know.
     Zombie(Zombie),
+    /// Claims, renews, sweeps and completes the same items as others.
+    Rival(Rival),
+    /// Works in the kill storm.
+    Stormer(Stormer),
     /// Opens a store, and says so before and after.
     Open { db: PathBuf },
     /// Writes the evidence of a database; nobody kills it.
@@ -95,6 +106,8 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Successor(successor) => successor.run(),
         Role::Taker(taker) => taker.run(),
         Role::Zombie(zombie) => zombie.run(),
+        Role::Rival(rival) => rival.run(),
+        Role::Stormer(stormer) => stormer.run(),
         Role::Open { db } => {
             say("open")?;
             drop(SqliteStore::open(Config::at(db))?);
