@@ -2,16 +2,14 @@
 //!
 //! Prints a table; judges nothing by itself, since the machine may be shared.
 
-use std::fs::OpenOptions;
 use std::hint::black_box;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use agentos_benches::{Floor, Ours, State};
+use agentos_benches::{Floor, Ours, State, mark, median, micros, sync_latency, timed};
 use agentos_core::{Codec, Stopwatch, Storage};
 use agentos_store::sqlite::Durability;
 
@@ -27,7 +25,7 @@ fn main() {
     let mut line = |text: String| writeln!(out, "{text}").expect("standard output takes a line");
     line(format!(
         "sync latency, median: {:.0} us",
-        micros(sync_latency())
+        micros(sync_latency(place()))
     ));
     line("operation | ours | floor | ratio | limit".into());
     for (durability, limit) in [(Durability::Full, 1.3), (Durability::Relaxed, 2.0)] {
@@ -53,51 +51,6 @@ fn main() {
         "append of a state, 1 KiB, {CALLERS} callers, Full | {ours:.0} /s | {floor:.0} /s | {ratio:.2} | at least 0.6{}",
         mark(ratio >= 0.6),
     ));
-}
-
-fn mark(ok: bool) -> &'static str {
-    if ok { " ✓" } else { " ✗" }
-}
-
-fn micros(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e6
-}
-
-fn median(mut samples: Vec<Duration>) -> Duration {
-    samples.sort_unstable();
-    samples[samples.len() / 2]
-}
-
-fn timed(work: impl FnOnce()) -> Duration {
-    let watch = Stopwatch::start();
-    work();
-    watch.elapsed()
-}
-
-/// An overwrite of 4 KiB and its sync: what one durable commit costs at least.
-fn sync_latency() -> Duration {
-    let dir = tempfile::tempdir_in(place()).expect("a temporary directory");
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(true)
-        .write(true)
-        .open(dir.path().join("probe"))
-        .expect("a file");
-    let block = [1_u8; 4096];
-    file.write_all_at(&block, 0)
-        .and_then(|()| file.sync_all())
-        .expect("a write");
-    median(
-        (0..200)
-            .map(|_| {
-                timed(|| {
-                    file.write_all_at(&block, 0)
-                        .and_then(|()| file.sync_data())
-                        .expect("a write");
-                })
-            })
-            .collect(),
-    )
 }
 
 /// Beside the build, on a real disk: `/tmp` may be in memory.

@@ -4,6 +4,9 @@
 //! rows into the same tables and indexes, with the same pragmas. A ratio to it
 //! means something; a figure alone, on a shared machine, does not.
 
+mod leases;
+mod measure;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +17,9 @@ use agentos_core::{
 use agentos_store::sqlite::{Config, Durability, SqliteStore};
 use rusqlite::{Connection, OpenFlags, params};
 use serde::{Deserialize, Serialize};
+
+pub use self::leases::{Fill, LeaseFloor, OurLeases};
+pub use self::measure::{Ratio, mark, median, micros, sync_latency, timed};
 
 /// An agent's state of about 1 KiB.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,11 +79,15 @@ impl Ours {
 
     /// A part with an encoded state, to commit without the manager.
     pub fn part(&self, task: &TaskId, bytes: &[u8]) -> AppendCheckpoint {
-        AppendCheckpoint {
-            snapshot: Some(Snapshot::new(Codec::Raw, 1, bytes.to_vec())),
-            verification: Verification::Unverified,
-            ..AppendCheckpoint::new(task.clone(), CheckpointType::IterationEnd)
-        }
+        part(task, bytes)
+    }
+}
+
+fn part(task: &TaskId, bytes: &[u8]) -> AppendCheckpoint {
+    AppendCheckpoint {
+        snapshot: Some(Snapshot::new(Codec::Raw, 1, bytes.to_vec())),
+        verification: Verification::Unverified,
+        ..AppendCheckpoint::new(task.clone(), CheckpointType::IterationEnd)
     }
 }
 
@@ -91,6 +101,30 @@ fn make_tasks(store: &SqliteStore, count: usize) -> Vec<TaskId> {
             id
         })
         .collect()
+}
+
+/// A raw connection with the pragmas of the store's writer.
+fn raw(path: &Path, durability: Durability) -> Connection {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).expect("the file opens");
+    let synchronous = match durability {
+        Durability::Full => "FULL",
+        Durability::Relaxed => "NORMAL",
+    };
+    connection
+        .execute_batch(&format!(
+            "PRAGMA synchronous = {synchronous};
+             PRAGMA foreign_keys = ON;
+             PRAGMA wal_autocheckpoint = 4000;
+             PRAGMA journal_size_limit = 67108864;
+             PRAGMA temp_store = MEMORY;
+             PRAGMA trusted_schema = OFF;
+             PRAGMA cell_size_check = ON;
+             PRAGMA mmap_size = 0;"
+        ))
+        .expect("the pragmas are taken");
+    connection.set_prepared_statement_cache_capacity(64);
+    connection
 }
 
 /// The floor: a raw connection to a file of the same schema.
@@ -108,25 +142,7 @@ impl Floor {
         let store = SqliteStore::open(Config::at(&path)).expect("a new store opens");
         let tasks = make_tasks(&store, tasks);
         drop(store);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(&path, flags).expect("the file opens");
-        let synchronous = match durability {
-            Durability::Full => "FULL",
-            Durability::Relaxed => "NORMAL",
-        };
-        connection
-            .execute_batch(&format!(
-                "PRAGMA synchronous = {synchronous};
-                 PRAGMA foreign_keys = ON;
-                 PRAGMA wal_autocheckpoint = 4000;
-                 PRAGMA journal_size_limit = 67108864;
-                 PRAGMA temp_store = MEMORY;
-                 PRAGMA trusted_schema = OFF;
-                 PRAGMA cell_size_check = ON;
-                 PRAGMA mmap_size = 0;"
-            ))
-            .expect("the pragmas are taken");
-        connection.set_prepared_statement_cache_capacity(64);
+        let connection = raw(&path, durability);
         Floor {
             connection,
             tasks,
