@@ -62,7 +62,7 @@ impl Step {
 }
 
 /// An item when the storm is over, and what tells of its steps.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Stormed {
     /// Its number.
     pub(crate) number: u64,

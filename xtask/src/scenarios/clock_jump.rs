@@ -297,7 +297,7 @@ impl Story {
 
     /// What must be true whatever the clocks said.
     fn look(&mut self, store: &SqliteStore, told: &mut Told) -> Fallible<History> {
-        let history = told.with(found(store)?);
+        let history = told.history(found(store)?);
         let work = Work::read(store.path())?;
         told.judge(&history, &work, &mut self.outcome);
         let (recovered, expired) = (told.recovered, lost(&work).len() as u64);

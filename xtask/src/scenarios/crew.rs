@@ -6,9 +6,10 @@
 
 use std::time::Duration;
 
-use agentos_chaos::{Failure, HarnessError, Prng, Run, Victim};
+use agentos_chaos::{Failure, Prng, Run, Victim};
 use agentos_core::Deadline;
 
+use super::told::listen_to;
 use crate::victims::{Role, Stormer, spec};
 
 type Fallible<T> = Result<T, Failure>;
@@ -40,6 +41,16 @@ pub(super) struct Word {
     pub(super) line: String,
 }
 
+/// How one is killed.
+pub(super) struct Kill {
+    /// So long after it was asked for.
+    pub(super) offset: Duration,
+    /// How long it stays dead.
+    pub(super) pause: Duration,
+    /// Whether its next start gives up at once what this one held.
+    pub(super) gives_up: bool,
+}
+
 impl Crew {
     /// Starts them all.
     pub(super) fn start(run: &mut Run, roles: Vec<Stormer>) -> Fallible<Crew> {
@@ -55,7 +66,7 @@ impl Crew {
                 dead: None,
                 ended: false,
             };
-            member.start(run, false)?;
+            member.start(run)?;
             crew.members.push(member);
         }
         Ok(crew)
@@ -76,20 +87,22 @@ impl Crew {
     }
 
     /// Lets those go on, and starts those again, whose time has come. Says who was
-    /// started anew, and whether it gives up what its earlier starts held.
-    pub(super) fn tend(&mut self, run: &mut Run) -> Fallible<Vec<(String, bool)>> {
-        let mut started = Vec::new();
+    /// started anew and gives up what its earlier starts held, and how many were started.
+    pub(super) fn tend(&mut self, run: &mut Run) -> Fallible<(Vec<String>, u64)> {
+        let (mut give_up, mut started) = (Vec::new(), 0);
         for member in &mut self.members {
             if member.stopped.is_some_and(|until| until.passed()) {
                 member.go_on()?;
             }
             if member.dead.is_some_and(|until| until.passed()) {
-                let gives_up = run.rng.percent(50);
-                started.push((member.role.name.clone(), gives_up));
-                member.start(run, gives_up)?;
+                if member.role.gives_up {
+                    give_up.push(member.role.name.clone());
+                }
+                member.start(run)?;
+                started += 1;
             }
         }
-        Ok(started)
+        Ok((give_up, started))
     }
 
     /// How many are at work: alive, and not stopped.
@@ -103,14 +116,12 @@ impl Crew {
         self.members.iter().all(|member| member.ended)
     }
 
-    /// Kills one that is alive, stopped or not, after this offset; it is dead for the
-    /// pause. What it said last is in the words. Says who it was, unless there was none
-    /// or it was done.
+    /// Kills one that is alive, stopped or not; what it said last is in the words. Says
+    /// who it was, unless there was none or it was done.
     pub(super) fn kill_one(
         &mut self,
         rng: &mut Prng,
-        offset: Duration,
-        pause: Duration,
+        how: &Kill,
         words: &mut Vec<Word>,
     ) -> Fallible<Option<String>> {
         let alive = |member: &Member| member.is_alive();
@@ -120,7 +131,7 @@ impl Crew {
         let Some(mut victim) = member.victim.take() else {
             return Ok(None);
         };
-        let transcript = victim.kill_after(offset)?;
+        let transcript = victim.kill_after(how.offset)?;
         let name = &member.role.name;
         listen_to(&mut victim, Duration::ZERO, |line| {
             let name = name.clone();
@@ -129,7 +140,8 @@ impl Crew {
         })?;
         member.stopped = None;
         member.ended = !transcript.killed;
-        member.dead = transcript.killed.then(|| Deadline::after(pause));
+        member.dead = transcript.killed.then(|| Deadline::after(how.pause));
+        member.role.gives_up = how.gives_up;
         Ok(transcript.killed.then(|| member.role.name.clone()))
     }
 
@@ -165,9 +177,8 @@ impl Member {
         self.victim.is_some() && !self.ended
     }
 
-    fn start(&mut self, run: &mut Run, gives_up: bool) -> Fallible<()> {
+    fn start(&mut self, run: &mut Run) -> Fallible<()> {
         self.dead = None;
-        self.role.gives_up = gives_up;
         let role = Role::Stormer(self.role.clone());
         self.victim = Some(run.start(&spec(&self.role.name, &role)?)?);
         Ok(())
@@ -196,25 +207,5 @@ impl Member {
             })?;
         }
         Ok(())
-    }
-}
-
-/// Reads every line that a victim has printed since, and waits for the first at most
-/// so long. Says whether it has ended, by itself or killed by us.
-pub(super) fn listen_to(
-    victim: &mut Victim,
-    mut wait: Duration,
-    mut heed: impl FnMut(String) -> Fallible<()>,
-) -> Fallible<bool> {
-    loop {
-        match victim.wait_for_line("a word", wait, |_| true) {
-            Ok(line) => heed(line)?,
-            Err(HarnessError::TimedOut { .. }) => return Ok(false),
-            Err(HarnessError::Ended { exit, .. }) if exit.success() || exit.is_sigkill() => {
-                return Ok(true);
-            }
-            Err(error) => return Err(error.into()),
-        }
-        wait = Duration::ZERO;
     }
 }

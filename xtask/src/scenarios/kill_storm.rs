@@ -8,9 +8,9 @@
 //! number of steps was acknowledged. In the middle of it a backup is made. Then the
 //! workers are left to finish.
 //!
-//! SIGSTOP may hit whoever holds the write lock; then all others wait, as is promised
-//! of no store. So no stop is longer than they have patience, and leases that are lost
-//! by it are lost.
+//! SIGSTOP may hit whoever holds the write lock; then all others wait until it goes on.
+//! So no stop is longer than they have patience, and the leases that run out meanwhile
+//! are lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -27,7 +27,7 @@ use agentos_core::{
 };
 use agentos_store::sqlite::{Config, SqliteStore};
 
-use super::crew::{Crew, Word};
+use super::crew::{Crew, Kill, Word};
 use super::told::{Told, count, found, given_to, lost};
 use crate::canary::Canary;
 use crate::checks::Wreck;
@@ -43,8 +43,8 @@ const STORM_MS: RangeInclusive<u64> = 3000..=5000;
 const STORM_MS_QUICK: RangeInclusive<u64> = 1000..=2000;
 /// It lasts longer until so many were killed.
 const KILLS_MIN: u64 = 2;
-/// It ends in any case when so many of a hundred steps were acknowledged: there shall be work left
-/// for those who come after it.
+/// It ends in any case when so many of 100 steps were acknowledged: there shall be work
+/// left for those who come after it.
 const STORM_PERCENT: u64 = 85;
 const THREADS: usize = 2;
 const LEASE_MS: u64 = 400;
@@ -57,6 +57,8 @@ const KILL_OFFSET_MAX: Duration = Duration::from_millis(2);
 /// How long one is stopped: from a part of a lease to more than two, and much shorter
 /// than the patience of the others.
 const STOP_MS: RangeInclusive<u64> = 50..=900;
+/// Of 100 who are started again so many give up at once what they held before.
+const GIVE_UP: u64 = 50;
 /// How long one stays dead.
 const DEAD_MS: RangeInclusive<u64> = 0..=200;
 /// So many are left at work.
@@ -206,10 +208,13 @@ impl Storm {
     fn blow(&mut self, run: &mut Run, crew: &mut Crew, acked: u64, all: u64) -> Fallible<()> {
         let millis = |rng: &mut Prng, range| Duration::from_millis(between(rng, range));
         if run.rng.percent(KILLS) {
-            let offset = run.rng.duration_between(Duration::ZERO, KILL_OFFSET_MAX);
-            let pause = millis(&mut run.rng, &DEAD_MS);
+            let how = Kill {
+                offset: run.rng.duration_between(Duration::ZERO, KILL_OFFSET_MAX),
+                pause: millis(&mut run.rng, &DEAD_MS),
+                gives_up: run.rng.percent(GIVE_UP),
+            };
             let mut words = Vec::new();
-            let killed = crew.kill_one(&mut run.rng, offset, pause, &mut words)?;
+            let killed = crew.kill_one(&mut run.rng, &how, &mut words)?;
             self.heed(words)?;
             if let Some(name) = killed {
                 self.told.died(&name, true_now_us());
@@ -247,12 +252,10 @@ impl Storm {
         let words = crew.listen(LISTEN)?;
         self.heed(words)?;
         let now = true_now_us();
-        for (name, gives_up) in crew.tend(run)? {
-            self.starts += 1;
-            if gives_up {
-                self.given_up.push((name, now));
-            }
-        }
+        let (give_up, started) = crew.tend(run)?;
+        self.starts += started;
+        let give_up = give_up.into_iter().map(|name| (name, now));
+        self.given_up.extend(give_up);
         Ok(())
     }
 
@@ -285,40 +288,32 @@ impl Storm {
             .check(work.items.len() as u64 == self.items, || {
                 format!("{} items are there", work.items.len())
             });
-        let history = self.told.with(found(&wreck.store)?);
+        let history = self.told.history(found(&wreck.store)?);
         self.told.judge(&history, &work, &mut self.outcome);
         self.judge_deadlines(&history);
         self.refused = count(&history, |_, reply| *reply == Reply::Stale);
-        let mut stormed: BTreeMap<u64, Stormed> = (0..self.items)
-            .map(|number| {
-                (
-                    number,
-                    Stormed {
-                        number,
-                        ..Stormed::default()
-                    },
-                )
-            })
-            .collect();
-        let strange = || Failure::new("a step of an item that there is not");
-        for step in done {
-            stormed
-                .get_mut(&step.number)
-                .ok_or_else(strange)?
-                .done
-                .push(step);
-        }
-        for step in &self.told.steps {
-            stormed
-                .get_mut(&step.number)
-                .ok_or_else(strange)?
-                .acked
-                .push(*step);
+        let told = &self.told.steps;
+        let strange = done
+            .iter()
+            .chain(told)
+            .find(|step| step.number >= self.items);
+        if let Some(step) = strange {
+            self.outcome
+                .violate(format!("there is no item for the step {step}"));
         }
         // Items are enqueued in the order of their numbers.
-        for (item, stormed) in history.items.values().zip(stormed.values_mut()) {
-            let task = TaskId::new(format!("task {}", stormed.number))?;
-            stormed.committed = committed(&wreck, &task, stormed.number)?;
+        for (number, item) in (0..self.items).zip(history.items.values()) {
+            let task = TaskId::new(format!("task {number}"))?;
+            let of = |steps: &[Step]| {
+                let own = steps.iter().filter(|step| step.number == number);
+                own.copied().collect()
+            };
+            let stormed = Stormed {
+                number,
+                committed: committed(&wreck, &task, number)?,
+                done: of(&done),
+                acked: of(told),
+            };
             for broken in stormed.judge(item) {
                 self.outcome.violate(broken);
             }

@@ -15,8 +15,7 @@ use agentos_core::{
 use agentos_recovery::{RecoverySweep, SweepConfig};
 use agentos_store::sqlite::{Config, SqliteStore};
 
-use super::crew::listen_to;
-use super::told::Told;
+use super::told::{Told, listen_to};
 use crate::model::Moment;
 use crate::victims::{Rival, Role, spec};
 

@@ -62,7 +62,7 @@ fn race(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Result<
     let store = Arc::new(SqliteStore::open(Config::at(&db))?);
     let recovered = told.recovered + sweep_the_rest(&store)?;
 
-    let history = told.with(found(&store)?);
+    let history = told.history(found(&store)?);
     let work = Work::read(&db)?;
     told.judge(&history, &work, outcome);
     for broken in judge_deadlines(&history, &told.taken, leases, |_| None) {

@@ -3,8 +3,9 @@
 //! their items then.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use agentos_chaos::{Failure, Outcome};
+use agentos_chaos::{Failure, HarnessError, Outcome, Victim};
 use agentos_core::{
     CheckpointStorage, CheckpointType, Fence, LeaseStorage, WorkItemId, WorkItemStatus,
 };
@@ -80,7 +81,7 @@ impl Told {
     }
 
     /// The history, with what the file says of its items; the rest stays.
-    pub(super) fn with(&mut self, found: BTreeMap<WorkItemId, FoundItem>) -> History {
+    pub(super) fn history(&mut self, found: BTreeMap<WorkItemId, FoundItem>) -> History {
         std::mem::take(&mut self.record).with(found)
     }
 
@@ -152,4 +153,24 @@ pub(super) fn found(store: &SqliteStore) -> Fallible<BTreeMap<WorkItemId, FoundI
         }
     }
     Ok(all)
+}
+
+/// Reads every line that a victim has printed since, and waits for the first at most
+/// so long. Says whether it has ended, by itself or killed by us.
+pub(super) fn listen_to(
+    victim: &mut Victim,
+    mut wait: Duration,
+    mut heed: impl FnMut(String) -> Fallible<()>,
+) -> Fallible<bool> {
+    loop {
+        match victim.wait_for_line("a word", wait, |_| true) {
+            Ok(line) => heed(line)?,
+            Err(HarnessError::TimedOut { .. }) => return Ok(false),
+            Err(HarnessError::Ended { exit, .. }) if exit.success() || exit.is_sigkill() => {
+                return Ok(true);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        wait = Duration::ZERO;
+    }
 }

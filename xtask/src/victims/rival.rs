@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 
 use super::jumps::{JumpingClock, WallLeases, true_now_us};
 use super::recorded::Recorded;
-use super::say;
+use super::{BUSY_TIMEOUT, say};
 use crate::broken_store;
 use crate::canary::Canary;
 use crate::model::Texts;
@@ -126,7 +126,7 @@ struct Life<'r> {
 impl Rival {
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
         let clock = Arc::new(JumpingClock::default());
-        let config = Config::at(&self.db).busy_timeout(Duration::from_secs(30));
+        let config = Config::at(&self.db).busy_timeout(BUSY_TIMEOUT);
         let config = if self.canary == Some(Canary::LeasesByWallClock) {
             config.clock(WallLeases(Arc::clone(&clock)))
         } else {

@@ -23,15 +23,13 @@ use agentos_worker_pool::{Finish, HandlerError, Job, Parts, WorkerPool};
 use serde::{Deserialize, Serialize};
 
 use super::recorded::Recorded;
-use super::say;
+use super::{BUSY_TIMEOUT, say};
 use crate::broken_store;
 use crate::canary::Canary;
 use crate::model::{STEPS, Step, value_after};
 
 /// What every item is.
 pub(crate) const WORK_TYPE: &str = "storm";
-/// Longer than anybody is stopped: it may be while it holds the write lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often it looks whether anything is open, unless an item has ended.
 const LOOK: Duration = Duration::from_millis(50);
 
