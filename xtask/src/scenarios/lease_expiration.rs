@@ -11,10 +11,10 @@
 //! The bound is a promise of the library on a machine that works, and a machine can
 //! only make a takeover later. So a probe runs beside it: a thread in the second
 //! worker makes one small synced write after the other. A takeover that is late
-//! while the probe is not is a violation at once. If the probe was kept waiting too,
-//! the takeover is made again, and one that is in time shows that the library keeps
-//! its promise. If none of six is, that is a violation, unless the probe's waits make
-//! up for what one of them was late: then nothing was judged. Nothing excuses what is
+//! while the probe is not, or by 300 ms more than the probe, is a violation at once.
+//! Else it is made again, and one that is in time shows that the library keeps its
+//! promise. If none of six is, that is a violation, unless the probe's waits make up
+//! for what one of them was late: then nothing was judged. Nothing excuses what is
 //! early, or found more than once.
 
 use std::path::PathBuf;
