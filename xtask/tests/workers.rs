@@ -111,6 +111,11 @@ fn a_store_without_a_fence_does_not_weather_the_storm() {
 }
 
 #[test]
+fn a_store_that_refuses_what_it_has_written_is_caught() {
+    is_caught("kill-storm", "write-then-refuse", &["WritesStay: item"]);
+}
+
+#[test]
 fn workers_that_do_every_step_again_after_a_takeover_are_caught() {
     is_caught("kill-storm", "redo-steps", &["was done again under lease"]);
 }
@@ -137,6 +142,16 @@ fn a_store_without_a_fence_has_two_winners_when_clocks_jump() {
 #[test]
 fn a_sweep_that_chooses_first_and_changes_later_is_caught() {
     is_caught("sweep-race", "sweep-by-key", &["before its deadline"]);
+}
+
+#[test]
+fn a_sweep_that_takes_leases_too_early_is_caught() {
+    is_caught("sweep-race", "sweep-early", &["before its deadline"]);
+}
+
+#[test]
+fn a_heartbeat_for_whoever_holds_the_item_is_caught() {
+    is_caught("sweep-race", "renew-by-id", &["Fenced: item"]);
 }
 
 #[test]
