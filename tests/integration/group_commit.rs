@@ -51,6 +51,55 @@ fn commit_together(store: &SqliteStore, commits: Vec<Commit>) -> Vec<Answer> {
     })
 }
 
+/// Goal: the fence is checked inside the transaction of the write. Method: the holder's
+/// commit waits for the write lock, its lease is taken away meanwhile, past that lock;
+/// then it comes through, and changes nothing.
+#[test]
+fn a_lease_that_is_lost_while_its_commit_waits_changes_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(config(directory.path().join("agent.db"))).unwrap();
+    store.commit(new_task("a").into()).unwrap();
+    store.commit(NewWorkItem::new("page").into()).unwrap();
+    let holder = Worker::start(WorkerId::new("w").unwrap());
+    let lease = store.claim(&ClaimRequest::new(holder)).unwrap().remove(0);
+    // So that what the holder looks at before it waits would let it through.
+    assert!(store.renew(&[lease.fence], lease.duration).unwrap()[0].is_ok());
+    let lock = hold_write_lock(directory.path());
+    let others = Connection::open(store.path()).unwrap();
+    thread::scope(|scope| {
+        let commits: Vec<_> = (0..2)
+            .map(|_| {
+                let commit = Commit::under(&lease)
+                    .part(append("a", "late"))
+                    .part(NewWorkItem::new("late"));
+                scope.spawn(|| store.commit(commit))
+            })
+            .collect();
+        // One of them leads, and waits for the lock.
+        wait_until("the commits wait", || store.counters().waiting == 1);
+        others
+            .execute_batch(
+                "UPDATE work_items SET status = 'pending', lease_holder = NULL,
+                     lease_incarnation = NULL, lease_acquired_at = NULL,
+                     lease_expires_at = NULL, lease_boot_id = NULL, lease_deadline_us = NULL",
+            )
+            .unwrap();
+        drop(lock);
+        for commit in commits {
+            let refused = commit.join().unwrap().unwrap_err();
+            assert!(
+                matches!(refused, StorageError::StaleLease(_)),
+                "{refused:?}"
+            );
+        }
+    });
+    assert_eq!(numbers(&store, "a"), [0_u64; 0]);
+    let items: i64 = others
+        .query_row("SELECT count(*) FROM work_items", [], |row| row.get(0))
+        .unwrap();
+    assert_eq!(items, 1);
+}
+
 /// Goal: a lease whose renewal was asked for in time is not lost to a claim that came
 /// earlier and shares its group; and what is urgent does not wait behind bulk work.
 /// Method: behind the lock a claim and bulk commits are queued, then the renewal of a

@@ -102,7 +102,10 @@ impl Item {
             Next::DeadLetter => self.move_to(WorkItemStatus::Failed, outcome),
             Next::Requeue { pause } => {
                 self.move_to(WorkItemStatus::Pending, outcome)?;
-                self.wait = Micros::try_from(pause.as_micros()).expect("a short pause");
+                // Without a pause it keeps the moment at which it became due, and its age.
+                if !pause.is_zero() {
+                    self.wait = Micros::try_from(pause.as_micros()).expect("a short pause");
+                }
                 Ok(())
             }
         }
@@ -167,7 +170,7 @@ impl State {
                     return Err(Answer::Illegal(item.status));
                 }
                 item.move_to(WorkItemStatus::Pending, AttemptOutcome::Failed)?;
-                (item.attempts, item.losses, item.wait) = (0, 0, 0);
+                (item.attempts, item.losses, item.wait) = (0, 0, item.wait.min(0));
                 Ok(Answer::Requeued)
             }
             alone => {

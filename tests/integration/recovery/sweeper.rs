@@ -173,6 +173,9 @@ fn a_lost_item_is_there_again_within_its_lease_and_a_margin() {
     let mut late = Vec::new();
     for run in 1..=RUNS_MAX as u64 {
         store.commit(NewWorkItem::new("page").into()).unwrap();
+        // It has looked and knows of no lease when this one is taken.
+        let scans = sweeper.health().scans;
+        wait_until("an idle look", || scans + 2 <= sweeper.health().scans);
         let request = ClaimRequest {
             lease: LEASE_MIN,
             ..ClaimRequest::new(worker("w", 1))
