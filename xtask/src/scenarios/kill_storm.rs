@@ -57,6 +57,9 @@ const KILL_OFFSET_MAX: Duration = Duration::from_millis(2);
 /// How long one is stopped: from a part of a lease to more than two, and much shorter
 /// than the patience of the others.
 const STOP_MS: RangeInclusive<u64> = 50..=900;
+/// Half of the stops end when the leases have just run out, and others work on the items.
+const STOP_MS_CLOSE: RangeInclusive<u64> = LEASE_MS * 2 / 3..=LEASE_MS * 5 / 4;
+const CLOSE: u64 = 50;
 /// Of 100 who are started again so many give up at once what they held before.
 const GIVE_UP: u64 = 50;
 /// How long one stays dead.
@@ -224,7 +227,12 @@ impl Storm {
             }
             Ok(())
         } else {
-            let pause = millis(&mut run.rng, &STOP_MS);
+            let range = if run.rng.percent(CLOSE) {
+                STOP_MS_CLOSE
+            } else {
+                STOP_MS
+            };
+            let pause = millis(&mut run.rng, &range);
             self.stops += u64::from(crew.stop_one(&mut run.rng, pause)?);
             Ok(())
         }
