@@ -346,7 +346,7 @@ fn worker(who: Who) -> Worker {
     } = who;
     Worker {
         id: WorkerId::new(name.to_string()).unwrap(),
-        incarnation: Incarnation::new(format!("{process} {start}")).unwrap(),
+        incarnation: Incarnation::new(format!("{process} {start:06}")).unwrap(),
     }
 }
 

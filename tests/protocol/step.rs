@@ -152,7 +152,9 @@ impl State {
             Action::Sweep => Ok(Answer::Swept(self.sweep(rules, |_, item| item.is_over()))),
             Action::TakeBack { process } => {
                 let who = self.who(*process);
-                let earlier = |holder: Who| holder.name == who.name && holder != who;
+                // Which start is earlier is told by its incarnation: see `product.rs`.
+                let order = |who: Who| (who.process, who.start);
+                let earlier = |holder: Who| holder.name == who.name && order(holder) < order(who);
                 let lost = |_, item: &Item| item.holder.is_some_and(earlier);
                 Ok(Answer::Swept(self.sweep(rules, lost)))
             }
