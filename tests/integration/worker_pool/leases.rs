@@ -118,16 +118,19 @@ fn deadlines_are_counted_from_before_the_request() {
     assert!(before.micros <= lease.deadline.micros);
     // The commit lies between the two, with its sync: so much is sure.
     assert!(lease.deadline.micros < after.micros);
-    let recorded: i64 = rusqlite::Connection::open(work.store.path())
-        .unwrap()
-        .query_row("SELECT lease_deadline_us FROM work_items", [], |row| {
-            row.get(0)
-        })
-        .unwrap();
-    assert!(lease.deadline.micros < recorded);
+    let recorded = || -> i64 {
+        rusqlite::Connection::open(work.store.path())
+            .unwrap()
+            .query_row("SELECT lease_deadline_us FROM work_items", [], |row| {
+                row.get(0)
+            })
+            .unwrap()
+    };
+    assert!(lease.deadline.micros < recorded());
     let claimed = lease.clone();
     leases.renew(&mut lease).unwrap();
     assert!(claimed.deadline.micros < lease.deadline.micros);
+    assert!(lease.deadline.micros < recorded());
     assert!(claimed.expires_at < lease.expires_at);
     assert_eq!(lease.fence, claimed.fence);
 }
