@@ -107,7 +107,7 @@ impl Story {
         let mut max_attempts = Vec::new();
         for number in 0..LOST + KEPT {
             let last_chance = run.rng.percent(LAST_CHANCE_PERCENT);
-            let most = if last_chance { 1 } else { 3 };
+            let most = if last_chance { 1 } else { 2 };
             max_attempts.push(most);
             let work_type = if number < LOST {
                 type_of(number % self.processes)
