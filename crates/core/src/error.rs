@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use crate::records::key::StalePermit;
 use crate::records::work_item::StaleLease;
 
 /// The cause of an error, from whichever library.
@@ -98,10 +99,11 @@ pub enum StorageError {
         /// State that was asked for.
         to: &'static str,
     },
-    /// The lease under which this was to be done is not held any more. Nothing was
-    /// written: stop working on the item; somebody else has it or will.
+    /// The lease of a work item, or the permit of a key, under which this was to be
+    /// done is not held any more. Nothing was written: stop working on it; somebody
+    /// else has it or will.
     #[error(transparent)]
-    StaleLease(Box<StaleLease>),
+    StaleLease(Stale),
     /// The store was closed. Nothing was written.
     #[error("the store is closed")]
     Closed,
@@ -178,9 +180,26 @@ pub enum StorageError {
     },
 }
 
+/// What is not held any more.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Stale {
+    /// The lease of a work item.
+    #[error(transparent)]
+    Work(Box<StaleLease>),
+    /// The permit of an idempotency key.
+    #[error(transparent)]
+    Key(Box<StalePermit>),
+}
+
 impl From<StaleLease> for StorageError {
     fn from(stale: StaleLease) -> StorageError {
-        StorageError::StaleLease(Box::new(stale))
+        StorageError::StaleLease(Stale::Work(Box::new(stale)))
+    }
+}
+
+impl From<StalePermit> for StorageError {
+    fn from(stale: StalePermit) -> StorageError {
+        StorageError::StaleLease(Stale::Key(Box::new(stale)))
     }
 }
 

@@ -9,6 +9,7 @@ use std::fmt;
 use std::num::{NonZeroI64, NonZeroU64};
 use std::sync::Arc;
 
+use crate::digest::Digest;
 use crate::error::{InvalidInput, LimitExceeded, StorageError};
 use crate::limits::{ID_BYTES_MAX, check_text};
 
@@ -187,6 +188,94 @@ impl WorkItemId {
 impl fmt::Display for WorkItemId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
+    }
+}
+
+/// Names an idempotency key in the store, for those who have begun it.
+///
+/// A number is given once, also when its key was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyId(NonZeroI64);
+
+impl KeyId {
+    /// Takes a number that a store gave.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Invalid`] unless it is positive.
+    pub fn new(number: i64) -> Result<KeyId, StorageError> {
+        match NonZeroI64::new(number) {
+            Some(id) if 0 < number => Ok(KeyId(id)),
+            _ => Err(InvalidInput::new("key id", "is not positive").into()),
+        }
+    }
+
+    /// The number.
+    pub const fn get(self) -> i64 {
+        self.0.get()
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names what is to be done once: the user's own text, or one of the system's.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct IdempotencyKey(Arc<str>);
+
+impl IdempotencyKey {
+    /// What the keys of the model cache begin with.
+    pub const LLM_CACHE: &'static str = "llm-cache:";
+    /// What the keys of the tool ledger begin with.
+    pub const TOOL_LEDGER: &'static str = "tool-ledger:";
+
+    /// Takes a key.
+    ///
+    /// # Errors
+    ///
+    /// As [`TaskId::new`].
+    pub fn new(key: impl AsRef<str>) -> Result<IdempotencyKey, StorageError> {
+        let key = key.as_ref();
+        if key.is_empty() {
+            return Err(InvalidInput::new("idempotency key", "is empty").into());
+        }
+        check_text(
+            "idempotency key",
+            "idempotency key bytes",
+            key,
+            ID_BYTES_MAX,
+        )?;
+        Ok(IdempotencyKey(key.into()))
+    }
+
+    /// A key of the model cache.
+    pub fn of_cache(digest: &Digest) -> IdempotencyKey {
+        IdempotencyKey(format!("{}{digest}", IdempotencyKey::LLM_CACHE).into())
+    }
+
+    /// A key of the tool ledger.
+    pub fn of_ledger(digest: &Digest) -> IdempotencyKey {
+        IdempotencyKey(format!("{}{digest}", IdempotencyKey::TOOL_LEDGER).into())
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for IdempotencyKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "IdempotencyKey({:?})", &self.0)
     }
 }
 

@@ -30,6 +30,7 @@ pub mod error;
 pub mod ids;
 pub mod limits;
 pub mod parts;
+pub mod probe;
 pub mod records;
 pub mod retry;
 pub mod storage;
@@ -37,20 +38,28 @@ pub mod time;
 
 pub use codec::{Codec, CodecError};
 pub use digest::{Digest, DigestBuilder};
-pub use error::{BoxError, InvalidInput, LimitExceeded, StorageError};
-pub use ids::{FencingToken, Incarnation, SequenceNumber, TaskId, WorkItemId, Worker, WorkerId};
+pub use error::{BoxError, InvalidInput, LimitExceeded, Stale, StorageError};
+pub use ids::{
+    FencingToken, IdempotencyKey, Incarnation, KeyId, SequenceNumber, TaskId, WorkItemId, Worker,
+    WorkerId,
+};
 pub use limits::Limits;
 pub use parts::{
-    AppendCheckpoint, AuditLine, CancelWork, Commit, CompleteWork, FailWork, KeptFor, Part,
-    PartOutcome, PruneCandidate, PruneCheckpoints, PruneRows, Pruned, Receipt, RecordVerification,
-    ReleaseWork, RequeueWork, SetTaskStatus,
+    AbandonKey, AppendCheckpoint, AuditLine, CancelWork, Commit, CompleteWork, DoubtKey, FailWork,
+    FinishKey, KeptFor, Part, PartOutcome, PruneCandidate, PruneCheckpoints, PruneRows, Pruned,
+    Receipt, RecordVerification, ReleaseWork, RemoveKeys, RequeueWork, Resolution, ResolveKey,
+    SetTaskStatus, TouchKeys,
 };
+pub use probe::{Finding, Probe};
 pub use records::audit::Audit;
 pub use records::checkpoint::{
     Appended, Checkpoint, CheckpointSummary, CheckpointType, EvidenceOutcome, EvidenceResult,
     FoundCheckpoint, Snapshot, Verification,
 };
-pub use records::key::KeyStatus;
+pub use records::key::{
+    BeginKey, Begun, Execution, KeyDecision, KeyEntry, KeyFence, KeyStatus, KeySummary, KeyView,
+    NewOutcome, OnDamaged, OnLost, OnRecorded, Permit, PermitHolder, SealedKey, StalePermit,
+};
 pub use records::retention::{BoundedTable, CheckpointRule, Retention, RowMark, RowRule};
 pub use records::row::{RowAnswer, RowQuestion, RowSource, RowValue};
 pub use records::task::{NewTask, Task, TaskStatus};
@@ -60,8 +69,9 @@ pub use records::work_item::{
 };
 pub use retry::{Next, Retry, RetryRule};
 pub use storage::{
-    CheckpointSpan, CheckpointStorage, ClaimRequest, Cursor, LeaseStorage, LogShortened, Lost,
-    Outlook, Page, Prunable, Reclaimed, RecoveredItem, Renewed, RetentionStorage, RowStorage,
-    Storage, SweepRequest, Swept, TaskStorage, UpkeepStorage, WorkFilter, WorkListener,
+    CheckpointSpan, CheckpointStorage, ClaimRequest, Cursor, KeyFilter, KeyStorage, LeaseStorage,
+    LogShortened, Lost, Outlook, Page, Prunable, Reclaimed, RecoveredItem, Renewed, RenewedPermit,
+    RetentionStorage, RowStorage, Storage, SweepRequest, Swept, TaskStorage, UpkeepStorage,
+    WorkFilter, WorkListener,
 };
 pub use time::{BootId, BootTime, Clock, Deadline, ManualClock, Stopwatch, SystemClock, Timestamp};

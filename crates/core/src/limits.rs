@@ -46,6 +46,26 @@ pub const QUEUE_LENGTH_MAX: usize = 65_536;
 pub const PAYLOAD_BYTES_DEFAULT: usize = 1 << 20;
 /// Largest payload or result that can be configured.
 pub const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+/// Largest outcome of a key unless configured otherwise, in bytes.
+pub const OUTCOME_BYTES_DEFAULT: usize = 16 << 20;
+/// Largest outcome that can be configured.
+pub const OUTCOME_BYTES_MAX: usize = 256 << 20;
+/// Most that is kept of the request of a key, in bytes.
+pub const KEPT_REQUEST_BYTES_MAX: usize = 1 << 20;
+/// Most keys that one part removes or touches, and permits that one commit renews.
+pub const KEYS_PER_PART_MAX: usize = 1000;
+/// Longest time to live of an outcome: a hundred years. None is for ever.
+pub const TTL_MAX: Duration = Duration::from_secs(100 * 366 * 86_400);
+/// Time to live of a model's answer unless configured otherwise.
+pub const CACHE_TTL_DEFAULT: Duration = Duration::from_secs(7 * 86_400);
+/// Entries of the model cache that are kept, unless configured otherwise.
+pub const CACHE_ROWS_DEFAULT: u64 = 1_000_000;
+/// Bytes of outcomes in the model cache that are kept, unless configured otherwise.
+pub const CACHE_BYTES_DEFAULT: u64 = 4 << 30;
+/// How exactly it is known when an outcome was last used: a use is noted when the last
+/// one that was is older than this.
+pub const USED_AT_RESOLUTION: Duration = Duration::from_secs(3600);
+
 /// Least urgent priority of a work item.
 pub const PRIORITY_MIN: i32 = -100;
 /// Most urgent priority of a work item. There are few of them, since a claim looks
@@ -191,6 +211,10 @@ const _: () = {
     assert!(UPKEEP_PAUSE_DEFAULT.as_millis() <= UPKEEP_PAUSE_MAX.as_millis());
     assert!(PAYLOAD_BYTES_DEFAULT <= PAYLOAD_BYTES_MAX);
     assert!(PAYLOAD_BYTES_MAX < 1_000_000_000);
+    assert!(OUTCOME_BYTES_DEFAULT <= OUTCOME_BYTES_MAX);
+    assert!(OUTCOME_BYTES_MAX < 1_000_000_000);
+    assert!(0 < KEYS_PER_PART_MAX && KEYS_PER_PART_MAX <= PARTS_PER_COMMIT_MAX);
+    assert!(CACHE_TTL_DEFAULT.as_secs() <= TTL_MAX.as_secs());
     assert!(PRIORITY_MIN <= 0 && 0 <= PRIORITY_MAX);
     assert!(0 < MAX_ATTEMPTS_DEFAULT && MAX_ATTEMPTS_DEFAULT <= MAX_ATTEMPTS_MAX);
     assert!(LEASE_MIN.as_millis() <= LEASE_DEFAULT.as_millis());
@@ -215,6 +239,8 @@ pub struct Limits {
     pub metadata_bytes: usize,
     /// Largest payload or result of a work item, in bytes.
     pub payload_bytes: usize,
+    /// Largest outcome of an idempotency key, in bytes.
+    pub outcome_bytes: usize,
     /// Most commits that wait in this process.
     pub queue_length: usize,
 }
@@ -225,6 +251,7 @@ impl Default for Limits {
             snapshot_bytes: SNAPSHOT_BYTES_DEFAULT,
             metadata_bytes: METADATA_BYTES_DEFAULT,
             payload_bytes: PAYLOAD_BYTES_DEFAULT,
+            outcome_bytes: OUTCOME_BYTES_DEFAULT,
             queue_length: QUEUE_LENGTH_DEFAULT,
         }
     }
@@ -252,6 +279,11 @@ impl Limits {
             "configured payload bytes",
             self.payload_bytes,
             PAYLOAD_BYTES_MAX,
+        )?;
+        check_size(
+            "configured outcome bytes",
+            self.outcome_bytes,
+            OUTCOME_BYTES_MAX,
         )?;
         check_size(
             "configured queue length",

@@ -4,6 +4,7 @@
 //! is data it can be queued, shared in one transaction with others, run again,
 //! sent to another engine, or replayed by a model in a test.
 
+mod key;
 mod prune;
 mod work;
 
@@ -25,6 +26,9 @@ use crate::records::task::{NewTask, Task, TaskStatus, check_metadata};
 use crate::records::work_item::{Fence, NewWorkItem};
 use crate::retry::Next;
 
+pub use self::key::{
+    AbandonKey, DoubtKey, FinishKey, RemoveKeys, Resolution, ResolveKey, TouchKeys,
+};
 pub use self::prune::{KeptFor, PruneCandidate, PruneCheckpoints, PruneRows, Pruned};
 pub use self::work::{CancelWork, CompleteWork, FailWork, ReleaseWork, RequeueWork};
 
@@ -132,13 +136,25 @@ pub enum Part {
     CancelWork(CancelWork),
     /// Takes a work item out of the dead letter.
     RequeueWork(RequeueWork),
+    /// Records the outcome of a key's execution.
+    FinishKey(Box<FinishKey>),
+    /// Ends the execution of a key that did nothing.
+    AbandonKey(AbandonKey),
+    /// Leaves a key in doubt.
+    DoubtKey(DoubtKey),
+    /// Ends the doubt about a key.
+    ResolveKey(Box<ResolveKey>),
+    /// Removes keys with a recorded outcome.
+    RemoveKeys(RemoveKeys),
+    /// Notes that recorded outcomes were used.
+    TouchKeys(TouchKeys),
 }
 
 impl Part {
     /// Whether it frees space.
     pub fn frees_space(&self) -> bool {
         match self {
-            Part::PruneCheckpoints(_) | Part::PruneRows(_) => true,
+            Part::PruneCheckpoints(_) | Part::PruneRows(_) | Part::RemoveKeys(_) => true,
             Part::CreateTask(_)
             | Part::SetTaskStatus(_)
             | Part::AppendCheckpoint(_)
@@ -149,7 +165,12 @@ impl Part {
             | Part::FailWork(_)
             | Part::ReleaseWork(_)
             | Part::CancelWork(_)
-            | Part::RequeueWork(_) => false,
+            | Part::RequeueWork(_)
+            | Part::FinishKey(_)
+            | Part::AbandonKey(_)
+            | Part::DoubtKey(_)
+            | Part::ResolveKey(_)
+            | Part::TouchKeys(_) => false,
         }
     }
 
@@ -172,6 +193,11 @@ impl Part {
             Part::ReleaseWork(work) => check_reason(work.reason.as_deref()),
             Part::CancelWork(work) => check_reason(work.reason.as_deref()),
             Part::RequeueWork(work) => check_reason(work.reason.as_deref()),
+            Part::FinishKey(key) => key.check(limits),
+            Part::AbandonKey(_) | Part::DoubtKey(_) => Ok(()),
+            Part::ResolveKey(key) => key.check(limits),
+            Part::RemoveKeys(remove) => key::check_count(remove.keys.len()),
+            Part::TouchKeys(touch) => key::check_count(touch.keys.len()),
         }
     }
 }
@@ -364,6 +390,12 @@ part_from! {
     ReleaseWork => Part::ReleaseWork;
     CancelWork => Part::CancelWork;
     RequeueWork => Part::RequeueWork;
+    FinishKey => |record| Part::FinishKey(Box::new(record));
+    AbandonKey => Part::AbandonKey;
+    DoubtKey => Part::DoubtKey;
+    ResolveKey => |record| Part::ResolveKey(Box::new(record));
+    RemoveKeys => Part::RemoveKeys;
+    TouchKeys => Part::TouchKeys;
 }
 
 /// What a commit did, part by part.
@@ -439,6 +471,18 @@ pub enum PartOutcome {
     },
     /// The work item is out of the dead letter.
     WorkRequeued,
+    /// The outcome of the key is recorded.
+    KeyFinished,
+    /// The key is as if it had never been begun.
+    KeyAbandoned,
+    /// The key is in doubt.
+    KeyInDoubt,
+    /// The key is no longer in doubt.
+    KeyResolved,
+    /// So many keys were removed.
+    KeysRemoved(u32),
+    /// The uses are noted.
+    KeysTouched,
     /// What the plan relied on is no longer so. Nothing was removed: plan again.
     PruneStale,
 }

@@ -20,6 +20,9 @@ pub const WORK_CANCELLED: &str = "work_cancelled";
 /// Event of the line that is written when an item leaves the dead letter.
 pub const WORK_REQUEUED: &str = "work_requeued";
 
+/// Event of the line that is written when the doubt about a key is ended.
+pub const KEY_RESOLVED: &str = "key_resolved";
+
 /// An audit line as it is stored. Lines are never changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Audit {

@@ -1,4 +1,21 @@
-//! Idempotency keys: their states.
+//! Idempotency keys: their states, the permits under which their executions run,
+//! and what is recorded of them.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::digest::{Digest, DigestBuilder};
+use crate::error::{InvalidInput, StorageError};
+use crate::ids::{FencingToken, IdempotencyKey, KeyId, TaskId, Worker};
+use crate::limits::{
+    KEPT_REQUEST_BYTES_MAX, LEASE_DEFAULT, Limits, TTL_MAX, check_name, check_size,
+};
+use crate::records::task::check_metadata;
+use crate::records::work_item::Fence;
+use crate::storage::check_lease;
+use crate::time::{BootTime, Timestamp};
 
 text_enum! {
     /// State of an idempotency key.
@@ -26,3 +43,446 @@ impl KeyStatus {
         )
     }
 }
+
+/// Which execution of which key: what every write of an outcome is checked against.
+///
+/// The token grows by one with every execution of a key, and a key that was removed
+/// never gives its number to another one: a late finisher fits nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct KeyFence {
+    /// The key.
+    pub key: KeyId,
+    /// The token of the execution.
+    pub token: FencingToken,
+}
+
+/// What to do with an outcome that is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnRecorded {
+    /// Replay it, also when it is a failure.
+    Replay,
+    /// Replay a success; execute again after a failure.
+    #[default]
+    RunFailedAgain,
+    /// Execute again, whatever is recorded. What was recorded is gone with that.
+    RunAgain,
+}
+
+/// What to do when the permit of a pending key is over: its owner is gone, and
+/// nobody knows whether it was executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnLost {
+    /// Say that it is in doubt.
+    #[default]
+    SayInDoubt,
+    /// Execute again: repeating it is safe.
+    TakeOver,
+}
+
+/// What to do when what is recorded is damaged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnDamaged {
+    /// Say so.
+    #[default]
+    Refuse,
+    /// Execute again: losing it is safe.
+    RunAgain,
+}
+
+/// Asks for the execution of a key, or for what is recorded under it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BeginKey {
+    /// The key.
+    pub key: IdempotencyKey,
+    /// Digest of what is asked for. The same key with another one is a conflict.
+    pub request: Digest,
+    /// The task that it belongs to; it need not exist.
+    pub task: Option<TaskId>,
+    /// What kind of operation it is: a tool's name, a type of model call.
+    pub operation: Option<String>,
+    /// Which model is asked.
+    pub model: Option<String>,
+    /// What of the request is to be kept, for people.
+    pub kept_request: Option<Vec<u8>>,
+    /// Anything else that is to be kept, for people.
+    pub detail: Value,
+    /// Who executes it.
+    pub owner: Worker,
+    /// The lease of a work item under which it is executed. Then nothing happens
+    /// unless that lease is held; the permit lasts as long as that lease, and needs
+    /// no renewal of its own; and the outcome can only be recorded under it.
+    pub under: Option<Fence>,
+    /// How long the permit lasts unless it is renewed: 100 ms to 24 h. Without
+    /// meaning under a lease.
+    pub lease: Duration,
+    /// Whether the owner's name runs once at a time: then a permit of an earlier
+    /// start of it is over, whatever its deadline.
+    pub sole_start: bool,
+    /// What to do with a recorded outcome.
+    pub on_recorded: OnRecorded,
+    /// What to do when nobody knows whether it was executed.
+    pub on_lost: OnLost,
+    /// What to do with a damaged record.
+    pub on_damaged: OnDamaged,
+}
+
+impl BeginKey {
+    /// The execution of `key` by `owner`, for 30 s, with everything else as it is
+    /// when nothing is said.
+    pub fn new(key: IdempotencyKey, request: Digest, owner: Worker) -> BeginKey {
+        BeginKey {
+            key,
+            request,
+            task: None,
+            operation: None,
+            model: None,
+            kept_request: None,
+            detail: Value::Null,
+            owner,
+            under: None,
+            lease: LEASE_DEFAULT,
+            sole_start: false,
+            on_recorded: OnRecorded::default(),
+            on_lost: OnLost::default(),
+            on_damaged: OnDamaged::default(),
+        }
+    }
+
+    /// Checks everything that has a bound.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::LimitExceeded`] or [`StorageError::Invalid`].
+    pub fn check(&self, limits: &Limits) -> Result<(), StorageError> {
+        check_lease(self.lease)?;
+        if let Some(operation) = &self.operation {
+            check_name("operation", operation)?;
+        }
+        if let Some(model) = &self.model {
+            check_name("model", model)?;
+        }
+        let kept = self.kept_request.as_ref().map_or(0, Vec::len);
+        check_size("kept request bytes", kept, KEPT_REQUEST_BYTES_MAX)?;
+        check_metadata(&self.detail, limits)
+    }
+
+    /// What follows from what is there, and from nothing else. `None`: nothing is.
+    pub fn decide(&self, found: Option<&KeyView>) -> KeyDecision {
+        let Some(found) = found else {
+            return KeyDecision::Execute(Execution::First);
+        };
+        if found.expired {
+            return KeyDecision::Execute(Execution::AfterExpiry);
+        }
+        if found.request != self.request {
+            return KeyDecision::Conflict;
+        }
+        match (&found.permit, found.status) {
+            (_, KeyStatus::Succeeded | KeyStatus::Failed)
+                if self.on_recorded == OnRecorded::RunAgain =>
+            {
+                KeyDecision::Execute(Execution::Again)
+            }
+            (_, KeyStatus::Succeeded) => KeyDecision::Replay,
+            (_, KeyStatus::Failed) if self.on_recorded == OnRecorded::Replay => KeyDecision::Replay,
+            (_, KeyStatus::Failed) => KeyDecision::Execute(Execution::AfterFailure),
+            (Some(permit), KeyStatus::Pending) if !self.outlives(permit) => KeyDecision::InFlight,
+            (_, KeyStatus::Pending) if self.on_lost == OnLost::TakeOver => {
+                KeyDecision::Execute(Execution::TakenOver)
+            }
+            (_, KeyStatus::Pending) => KeyDecision::InDoubt,
+        }
+    }
+
+    /// Whether a permit is over for the one who asks.
+    fn outlives(&self, permit: &PermitHolder) -> bool {
+        let is_earlier_start =
+            permit.owner.id == self.owner.id && permit.owner.incarnation < self.owner.incarnation;
+        permit.left.is_none() || (self.sole_start && is_earlier_start)
+    }
+}
+
+/// What a decision about a key rests on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyView {
+    /// Its state.
+    pub status: KeyStatus,
+    /// Digest of what was asked for.
+    pub request: Digest,
+    /// Whether its outcome has expired: then it counts as absent.
+    pub expired: bool,
+    /// Who executes it, or did when it was lost; `None` once an outcome is recorded.
+    pub permit: Option<PermitHolder>,
+}
+
+/// What follows when the execution of a key is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyDecision {
+    /// It is executed, by the one who asked.
+    Execute(Execution),
+    /// The recorded outcome is the answer.
+    Replay,
+    /// Somebody else executes it now.
+    InFlight,
+    /// Nobody knows whether it was executed.
+    InDoubt,
+    /// The key stands for another request.
+    Conflict,
+}
+
+/// Why a key is executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Execution {
+    /// There was nothing.
+    First,
+    /// What was recorded has expired.
+    AfterExpiry,
+    /// A failure was recorded.
+    AfterFailure,
+    /// It was to be made again.
+    Again,
+    /// What was recorded is damaged.
+    AfterDamage,
+    /// Its last owner is gone, and repeating it is safe.
+    TakenOver,
+}
+
+/// The right to execute a key, and to record its outcome.
+///
+/// It is a plain record. Dropping it does nothing; it runs out by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Permit {
+    /// What the outcome is checked against.
+    pub fence: KeyFence,
+    /// The key.
+    pub key: IdempotencyKey,
+    /// Who has it.
+    pub owner: Worker,
+    /// The lease of a work item under which it is had.
+    pub under: Option<Fence>,
+    /// Why it is executed.
+    pub execution: Execution,
+    /// When it runs out unless renewed, by the store's boot-time clock. Under a
+    /// lease: when that lease did, as it stood then.
+    pub deadline: BootTime,
+    /// The same by the wall clock; for people.
+    pub expires_at: Timestamp,
+}
+
+/// Who executes a key, or did when it was lost.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PermitHolder {
+    /// Which execution.
+    pub fence: KeyFence,
+    /// Who.
+    pub owner: Worker,
+    /// The lease of a work item under which it is executed.
+    pub under: Option<Fence>,
+    /// Since when, by the wall clock.
+    pub since: Timestamp,
+    /// Until when unless renewed, by the wall clock; for people.
+    pub until: Timestamp,
+    /// How long it lasts unless renewed; `None` when it is over, and its owner
+    /// counts as gone.
+    pub left: Option<Duration>,
+}
+
+/// The answer to [`BeginKey`].
+#[derive(Debug, Clone, PartialEq)]
+pub enum Begun {
+    /// Execute it.
+    Execute(Permit),
+    /// This was recorded.
+    Replay(Box<KeyEntry>),
+    /// Somebody else executes it.
+    InFlight(PermitHolder),
+    /// Nobody knows whether this one executed it.
+    InDoubt(PermitHolder),
+}
+
+/// How an execution ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewOutcome {
+    /// Whether it failed.
+    pub failed: bool,
+    /// What came out of it; empty is an outcome too.
+    pub bytes: Vec<u8>,
+    /// How long it counts; `None`: for ever.
+    pub ttl: Option<Duration>,
+}
+
+impl NewOutcome {
+    /// A success that counts for ever.
+    pub fn success(bytes: impl Into<Vec<u8>>) -> NewOutcome {
+        NewOutcome {
+            failed: false,
+            bytes: bytes.into(),
+            ttl: None,
+        }
+    }
+
+    /// A failure that counts for ever.
+    pub fn failure(bytes: impl Into<Vec<u8>>) -> NewOutcome {
+        NewOutcome {
+            failed: true,
+            ..NewOutcome::success(bytes)
+        }
+    }
+
+    /// How long it counts, in microseconds as they are stored; `None`: for ever.
+    #[must_use]
+    pub fn ttl(mut self, ttl: Option<Duration>) -> NewOutcome {
+        self.ttl = ttl;
+        self
+    }
+
+    /// The state of a key with this outcome.
+    pub fn status(&self) -> KeyStatus {
+        if self.failed {
+            KeyStatus::Failed
+        } else {
+            KeyStatus::Succeeded
+        }
+    }
+
+    pub(crate) fn check(&self, limits: &Limits) -> Result<(), StorageError> {
+        check_ttl(self.ttl)?;
+        check_size("outcome bytes", self.bytes.len(), limits.outcome_bytes)
+    }
+}
+
+/// Refuses a time to live of zero, and one beyond [`TTL_MAX`].
+///
+/// # Errors
+///
+/// [`StorageError::Invalid`].
+pub fn check_ttl(ttl: Option<Duration>) -> Result<(), StorageError> {
+    match ttl {
+        // Below a microsecond nothing is stored of it.
+        Some(ttl) if ttl < Duration::from_micros(1) => {
+            Err(InvalidInput::new("time to live", "is zero").into())
+        }
+        Some(ttl) if TTL_MAX < ttl => {
+            let reason = format!("is beyond {TTL_MAX:?}: use none for ever");
+            Err(InvalidInput::new("time to live", reason).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A key without its outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeySummary {
+    /// Its number.
+    pub id: KeyId,
+    /// The key.
+    pub key: IdempotencyKey,
+    /// State, request, and who executes it.
+    pub view: KeyView,
+    /// The task that it belongs to.
+    pub task: Option<TaskId>,
+    /// What kind of operation it is.
+    pub operation: Option<String>,
+    /// Which model was asked.
+    pub model: Option<String>,
+    /// What else was kept; `Value::Null` when nothing was.
+    pub detail: Value,
+    /// Token of the newest execution: how many there were.
+    pub token: FencingToken,
+    /// When it was first begun.
+    pub created_at: Timestamp,
+    /// When its newest execution began, or its outcome was recorded.
+    pub updated_at: Timestamp,
+    /// When it was last known to be used. Uses are recorded now and then.
+    pub used_at: Timestamp,
+    /// From when on its outcome counts as absent; `None`: never.
+    pub expires_at: Option<Timestamp>,
+    /// Bytes of its outcome; `None` when none is recorded.
+    pub outcome_bytes: Option<u64>,
+}
+
+/// A key as it is stored. The seal of its outcome was checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct KeyEntry {
+    /// All but what was asked for and came out.
+    pub summary: KeySummary,
+    /// What was kept of the request.
+    pub kept_request: Option<Vec<u8>>,
+    /// What is recorded; `None` while it is pending.
+    pub outcome: Option<Vec<u8>>,
+}
+
+/// Everything that the seal of an outcome covers.
+#[derive(Debug, Clone, Copy)]
+pub struct SealedKey<'k> {
+    /// The key.
+    pub key: &'k IdempotencyKey,
+    /// Digest of the request.
+    pub request: &'k Digest,
+    /// How it ended.
+    pub status: KeyStatus,
+    /// The task, as stored.
+    pub task: Option<&'k str>,
+    /// The operation, as stored.
+    pub operation: Option<&'k str>,
+    /// The model, as stored.
+    pub model: Option<&'k str>,
+    /// What of the request was kept, as stored.
+    pub kept_request: Option<&'k [u8]>,
+    /// Anything else, as stored.
+    pub detail: Option<&'k str>,
+    /// When the outcome was recorded.
+    pub recorded_at: Timestamp,
+    /// From when on it counts as absent.
+    pub expires_at: Option<Timestamp>,
+    /// What came out.
+    pub outcome: &'k [u8],
+}
+
+impl SealedKey<'_> {
+    /// The seal.
+    pub fn seal(&self) -> Digest {
+        let text = |text: Option<&str>| text.map(str::as_bytes).map(<[u8]>::to_vec);
+        let expires_at = self.expires_at.map(Timestamp::to_text);
+        DigestBuilder::new("idempotency key")
+            .bytes(self.key.as_str().as_bytes())
+            .bytes(self.request.as_bytes())
+            .bytes(self.status.as_str().as_bytes())
+            .optional(text(self.task).as_deref())
+            .optional(text(self.operation).as_deref())
+            .optional(text(self.model).as_deref())
+            .optional(self.kept_request)
+            .optional(text(self.detail).as_deref())
+            .bytes(self.recorded_at.to_text().as_bytes())
+            .optional(text(expires_at.as_deref()).as_deref())
+            .bytes(self.outcome)
+            .finish()
+    }
+}
+
+/// A permit is over, or never was: nothing was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StalePermit {
+    /// What was presented.
+    pub fence: KeyFence,
+    /// State of the key now; `None` when it is not there any more.
+    pub status: Option<KeyStatus>,
+    /// Token of its newest execution.
+    pub newest: Option<FencingToken>,
+    /// Who executes it now, when anybody does.
+    pub owner: Option<Worker>,
+}
+
+impl fmt::Display for StalePermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let KeyFence { key, token } = self.fence;
+        write!(f, "permit {token} of key {key} is not held any more: ")?;
+        match (&self.owner, self.status) {
+            (Some(owner), _) => write!(f, "{owner} executes it"),
+            (None, Some(status)) => write!(f, "it is {status}"),
+            (None, None) => f.write_str("it is gone"),
+        }
+    }
+}
+
+impl std::error::Error for StalePermit {}

@@ -15,8 +15,9 @@ use std::time::Duration;
 use crate::error::{InvalidInput, StorageError};
 use crate::ids::SequenceNumber;
 use crate::limits::{
-    AUDIT_ROWS_DEFAULT, CHECKPOINTS_KEPT_DEFAULT, DEAD_LETTER_AGE_DEFAULT,
-    DEAD_LETTER_ROWS_DEFAULT, FINISHED_ITEM_AGE_DEFAULT, FINISHED_ITEM_ROWS_DEFAULT, check_size,
+    AUDIT_ROWS_DEFAULT, CACHE_BYTES_DEFAULT, CACHE_ROWS_DEFAULT, CHECKPOINTS_KEPT_DEFAULT,
+    DEAD_LETTER_AGE_DEFAULT, DEAD_LETTER_ROWS_DEFAULT, FINISHED_ITEM_AGE_DEFAULT,
+    FINISHED_ITEM_ROWS_DEFAULT, check_size,
 };
 use crate::time::Timestamp;
 
@@ -141,9 +142,12 @@ pub enum BoundedTable {
     FinishedWorkItems,
     /// Work items that failed.
     DeadLetters,
-    /// Idempotency keys with an outcome. Pending ones are never removed: they
-    /// may be in doubt.
-    FinishedKeys,
+    /// Entries of the model cache. The order is that of use. Pending ones are never
+    /// removed.
+    CacheEntries,
+    /// All other idempotency keys with an outcome, those of the tool ledger among
+    /// them. Pending ones are never removed: they may be in doubt.
+    LedgerEntries,
     /// Tasks that succeeded or were cancelled, once no work item speaks of
     /// them; their checkpoints go first, the oldest first.
     FinishedTasks,
@@ -157,17 +161,21 @@ impl BoundedTable {
         BoundedTable::AuditLines,
         BoundedTable::FinishedWorkItems,
         BoundedTable::DeadLetters,
-        BoundedTable::FinishedKeys,
+        BoundedTable::CacheEntries,
+        BoundedTable::LedgerEntries,
     ];
 }
 
-/// How much of a table is kept. A row goes when either rule does not keep it.
+/// How much of a table is kept. A row goes when any rule does not keep it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RowRule {
     /// No row that was last changed longer ago than this.
     pub max_age: Option<Duration>,
     /// At most so many rows, the newest.
     pub max_rows: Option<u64>,
+    /// At most so many bytes of what users stored in them, counted from the newest
+    /// down. Only for idempotency keys.
+    pub max_bytes: Option<u64>,
 }
 
 impl RowRule {
@@ -176,6 +184,7 @@ impl RowRule {
         RowRule {
             max_age: None,
             max_rows: None,
+            max_bytes: None,
         }
     }
 
@@ -187,6 +196,23 @@ impl RowRule {
     pub fn check(&self) -> Result<(), StorageError> {
         let rows = usize::try_from(self.max_rows.unwrap_or(0)).unwrap_or(usize::MAX);
         check_size("rows kept", rows, i64::MAX as usize)
+    }
+
+    /// As [`RowRule::check`], and refuses a rule that the table does not know.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`StorageError::Invalid`].
+    pub fn check_for(&self, table: BoundedTable) -> Result<(), StorageError> {
+        let knows_bytes = matches!(
+            table,
+            BoundedTable::CacheEntries | BoundedTable::LedgerEntries
+        );
+        if self.max_bytes.is_some() && !knows_bytes {
+            let reason = "is given for a table whose bytes are not counted";
+            return Err(InvalidInput::new("max_bytes", reason).into());
+        }
+        self.check()
     }
 }
 
@@ -222,10 +248,13 @@ pub struct Retention {
     /// Work items that failed. 180 days and 10,000 unless changed: what Sidekiq
     /// keeps of its dead jobs.
     pub dead_letters: RowRule,
-    /// Idempotency keys with an outcome. Those that have expired go whatever
+    /// Entries of the model cache, those that were not used for longest first: a
+    /// million, of 4 GiB together, unless changed. What has expired goes in any case.
+    pub cache: RowRule,
+    /// All other idempotency keys with an outcome. Those that have expired go whatever
     /// this says; this rule, off unless given, removes others too, and what was
     /// done under such a key may then be done again.
-    pub keys: RowRule,
+    pub ledger: RowRule,
     /// Tasks that succeeded or were cancelled. Off unless given. A task of the
     /// same name may be made after it is gone, and is numbered from 1.
     pub tasks: RowRule,
@@ -236,18 +265,25 @@ impl Default for Retention {
         Retention {
             checkpoints: CheckpointRule::default(),
             audits: RowRule {
-                max_age: None,
                 max_rows: Some(AUDIT_ROWS_DEFAULT),
+                ..RowRule::keep_all()
             },
             work_items: RowRule {
                 max_age: Some(FINISHED_ITEM_AGE_DEFAULT),
                 max_rows: Some(FINISHED_ITEM_ROWS_DEFAULT),
+                ..RowRule::keep_all()
             },
             dead_letters: RowRule {
                 max_age: Some(DEAD_LETTER_AGE_DEFAULT),
                 max_rows: Some(DEAD_LETTER_ROWS_DEFAULT),
+                ..RowRule::keep_all()
             },
-            keys: RowRule::keep_all(),
+            cache: RowRule {
+                max_age: None,
+                max_rows: Some(CACHE_ROWS_DEFAULT),
+                max_bytes: Some(CACHE_BYTES_DEFAULT),
+            },
+            ledger: RowRule::keep_all(),
             tasks: RowRule::keep_all(),
         }
     }
@@ -261,7 +297,8 @@ impl Retention {
             audits: RowRule::keep_all(),
             work_items: RowRule::keep_all(),
             dead_letters: RowRule::keep_all(),
-            keys: RowRule::keep_all(),
+            cache: RowRule::keep_all(),
+            ledger: RowRule::keep_all(),
             tasks: RowRule::keep_all(),
         }
     }
@@ -272,7 +309,8 @@ impl Retention {
             BoundedTable::AuditLines => &self.audits,
             BoundedTable::FinishedWorkItems => &self.work_items,
             BoundedTable::DeadLetters => &self.dead_letters,
-            BoundedTable::FinishedKeys => &self.keys,
+            BoundedTable::CacheEntries => &self.cache,
+            BoundedTable::LedgerEntries => &self.ledger,
             BoundedTable::FinishedTasks => &self.tasks,
         }
     }
@@ -286,7 +324,7 @@ impl Retention {
         self.checkpoints.check()?;
         BoundedTable::ALL
             .iter()
-            .try_for_each(|table| self.rows(*table).check())
+            .try_for_each(|&table| self.rows(table).check_for(table))
     }
 }
 
@@ -365,7 +403,7 @@ mod tests {
             ..RowRule::keep_all()
         };
         let retention = Retention {
-            keys: rule,
+            ledger: rule,
             ..Retention::default()
         };
         assert!(matches!(

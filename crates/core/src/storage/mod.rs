@@ -6,6 +6,7 @@
 //! durations and no deadlines: the engine owns the clock.
 
 mod checkpoints;
+mod keys;
 mod leases;
 mod retention;
 mod rows;
@@ -15,6 +16,7 @@ mod upkeep;
 use std::path::PathBuf;
 
 pub use checkpoints::CheckpointStorage;
+pub use keys::{KeyFilter, KeyStorage, RenewedPermit, check_key_renewal};
 pub use leases::{
     ClaimRequest, LeaseStorage, Lost, Outlook, RecoveredItem, Renewed, SweepRequest, Swept,
     WorkFilter, WorkListener, check_lease, check_renewal,
@@ -30,11 +32,12 @@ use crate::parts::{Commit, PartOutcome, Receipt};
 use crate::records::task::{NewTask, Task};
 use crate::time::{BootTime, Timestamp};
 
-/// An engine that keeps tasks, checkpoints and work items.
+/// An engine that keeps tasks, checkpoints, work items and idempotency keys.
 pub trait Storage:
     TaskStorage
     + CheckpointStorage
     + LeaseStorage
+    + KeyStorage
     + RowStorage
     + RetentionStorage
     + UpkeepStorage
@@ -47,8 +50,8 @@ pub trait Storage:
     ///
     /// # Errors
     ///
-    /// [`StorageError::StaleLease`] when the commit's lease, or that of a part, is
-    /// not held any more. Those of the parts ([`StorageError::NotFound`],
+    /// [`StorageError::StaleLease`] when the commit's lease, or the lease or permit of
+    /// a part, is not held any more. Those of the parts ([`StorageError::NotFound`],
     /// [`StorageError::Conflict`], [`StorageError::IllegalTransition`],
     /// [`StorageError::LimitExceeded`], [`StorageError::Invalid`]);
     /// [`StorageError::Busy`], [`StorageError::DiskFull`],

@@ -3,7 +3,7 @@
 use crate::error::StorageError;
 use crate::ids::{SequenceNumber, TaskId};
 use crate::parts::{KeptFor, PruneCheckpoints, PruneRows};
-use crate::records::retention::{BoundedTable, RowMark};
+use crate::records::retention::{BoundedTable, RowMark, RowRule};
 use crate::storage::{Cursor, Page};
 use crate::time::Timestamp;
 
@@ -61,9 +61,9 @@ pub trait RetentionStorage {
     /// [`StorageError::Corrupt`] when a row cannot be read.
     fn prunable_checkpoints(&self, plan: &PruneCheckpoints) -> Result<Prunable, StorageError>;
 
-    /// The newest row that is not among the newest `max_rows` of a table's rows
-    /// that may go; `None` when there are no more than that. Where its moment
-    /// cannot be read, the place behind it.
+    /// The newest row that is not among the newest of a table's rows that may go, by
+    /// number and bytes as the rule says; `None` when it keeps all of them. Where its
+    /// moment cannot be read, the place behind it.
     ///
     /// # Errors
     ///
@@ -71,7 +71,7 @@ pub trait RetentionStorage {
     fn rows_beyond(
         &self,
         table: BoundedTable,
-        max_rows: u64,
+        rule: &RowRule,
     ) -> Result<Option<RowMark>, StorageError>;
 
     /// As [`RetentionStorage::prunable_checkpoints`], for rows. Of tasks it

@@ -1,0 +1,1 @@
+//! What can go wrong, sorted by what the caller does next.

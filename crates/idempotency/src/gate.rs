@@ -1,0 +1,1 @@
+//! The gate: execute, wait or replay.

@@ -1,0 +1,1 @@
+//! Canonical requests, and the keys and digests made of them.

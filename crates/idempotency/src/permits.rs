@@ -1,0 +1,1 @@
+//! Renews permits while they are held.
