@@ -4,6 +4,7 @@
 //! that the sound store passes, unchanged; if one passes as well, the check is
 //! worth nothing.
 
+mod keys;
 mod leases;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,8 +14,9 @@ use agentos_core::{
     Audit, BootTime, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
     CheckpointSummary, Codec, Commit, Cursor, EvidenceResult, FoundCheckpoint, Limits,
     LogShortened, Page, Prunable, PruneCheckpoints, PruneRows, Receipt, Reclaimed,
-    RetentionStorage, RowAnswer, RowMark, RowQuestion, RowStorage, SequenceNumber, Snapshot,
-    Storage, StorageError, Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
+    RetentionStorage, RowAnswer, RowMark, RowQuestion, RowRule, RowStorage, SequenceNumber,
+    Snapshot, Storage, StorageError, Task, TaskId, TaskStatus, TaskStorage, Timestamp,
+    UpkeepStorage,
 };
 use agentos_tests::{Open, append, fresh, new_task, task_id};
 use rusqlite::Connection;
@@ -248,9 +250,9 @@ impl RetentionStorage for Canary {
     fn rows_beyond(
         &self,
         table: BoundedTable,
-        max_rows: u64,
+        rule: &RowRule,
     ) -> Result<Option<RowMark>, StorageError> {
-        self.answer(self.store.rows_beyond(table, max_rows))
+        self.answer(self.store.rows_beyond(table, rule))
     }
 
     fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError> {

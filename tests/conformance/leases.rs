@@ -15,8 +15,8 @@ use std::time::Duration;
 use agentos_core::limits::PAGE_ROWS_MAX;
 use agentos_core::{
     Attempt, AttemptOutcome, AuditLine, ClaimRequest, Commit, CompleteWork, Fence, Incarnation,
-    Lease, NewWorkItem, Receipt, RetryRule, StaleLease, Storage, StorageError, SweepRequest, Swept,
-    TaskStatus, WorkFilter, WorkItemId, WorkItemStatus, WorkItemSummary, Worker, WorkerId,
+    Lease, NewWorkItem, Receipt, RetryRule, Stale, StaleLease, Storage, StorageError, SweepRequest,
+    Swept, TaskStatus, WorkFilter, WorkItemId, WorkItemStatus, WorkItemSummary, Worker, WorkerId,
 };
 use agentos_tests::task_id;
 
@@ -113,7 +113,7 @@ fn done(store: &dyn Storage, commit: impl Into<Commit>) -> Receipt {
 #[track_caller]
 fn stale<T: std::fmt::Debug>(answer: Result<T, StorageError>) -> StaleLease {
     match answer {
-        Err(StorageError::StaleLease(stale)) => *stale,
+        Err(StorageError::StaleLease(Stale::Work(stale))) => *stale,
         other => panic!("a lease that is not held was taken: {other:?}"),
     }
 }

@@ -4,7 +4,7 @@
 use agentos_core::limits::{PAGE_ROWS_MAX, PRUNE_ROWS_MAX};
 use agentos_core::{
     AppendCheckpoint, AuditLine, BoundedTable, CheckpointType, Commit, KeptFor, PartOutcome,
-    PruneCheckpoints, PruneRows, Pruned, RecordVerification, RowMark, SequenceNumber,
+    PruneCheckpoints, PruneRows, Pruned, RecordVerification, RowMark, RowRule, SequenceNumber,
     SetTaskStatus, Storage, StorageError, TaskStatus, Verification,
 };
 use agentos_tests::{append, new_task, numbers, task_id};
@@ -262,6 +262,13 @@ fn prune_rows(store: &dyn Storage, mut plan: PruneRows) -> u64 {
     removed
 }
 
+fn most(rows: u64) -> RowRule {
+    RowRule {
+        max_rows: Some(rows),
+        ..RowRule::keep_all()
+    }
+}
+
 pub(crate) fn audit_lines_beyond_a_number_go(store: &dyn Storage) {
     store.create_task(new_task("a")).unwrap();
     for event in 0..9 {
@@ -269,8 +276,8 @@ pub(crate) fn audit_lines_beyond_a_number_go(store: &dyn Storage) {
         store.commit(line.into()).unwrap();
     }
     let table = BoundedTable::AuditLines;
-    assert_eq!(store.rows_beyond(table, 10).unwrap(), None);
-    let beyond = store.rows_beyond(table, 4).unwrap();
+    assert_eq!(store.rows_beyond(table, &most(10)).unwrap(), None);
+    let beyond = store.rows_beyond(table, &most(4)).unwrap();
     let plan = PruneRows {
         rows: 4,
         ..rows(table, beyond)
@@ -302,10 +309,10 @@ pub(crate) fn finished_tasks_go_with_their_checkpoints(store: &dyn Storage) {
         }
     }
     let table = BoundedTable::FinishedTasks;
-    assert_eq!(store.rows_beyond(table, 3).unwrap(), None);
+    assert_eq!(store.rows_beyond(table, &most(3)).unwrap(), None);
     let plan = PruneRows {
         rows: 2,
-        ..rows(table, store.rows_beyond(table, 1).unwrap())
+        ..rows(table, store.rows_beyond(table, &most(1)).unwrap())
     };
     assert_eq!(prune_rows(store, plan), 2);
     for (task, stays) in [
@@ -343,7 +350,7 @@ pub(crate) fn every_batch_makes_progress(store: &dyn Storage) {
     let table = BoundedTable::FinishedTasks;
     let mut plan = PruneRows {
         rows: 1,
-        ..rows(table, store.rows_beyond(table, 0).unwrap())
+        ..rows(table, store.rows_beyond(table, &most(0)).unwrap())
     };
     let mut batches = 0;
     while let [

@@ -140,8 +140,19 @@ fn with_secrets() -> (tempfile::TempDir, std::path::PathBuf) {
     connection
         .execute(
             "INSERT INTO idempotency_keys (idempotency_key, status, request_digest, created_at,
-                updated_at, outcome)
-             SELECT 'tool-ledger:a', 'pending', zeroblob(32), created_at, created_at, ?1 FROM tasks",
+                updated_at, used_at, token, owner, owner_incarnation, lease_expires_at,
+                lease_boot_id, lease_deadline_us, request)
+             SELECT 'tool-ledger:a', 'pending', zeroblob(32), created_at, created_at, created_at,
+                1, 'w', 'i', created_at, 'b', 0, ?1 FROM tasks",
+            [SECRET],
+        )
+        .unwrap();
+    connection
+        .execute(
+            "UPDATE idempotency_keys SET status = 'succeeded', owner = NULL,
+                owner_incarnation = NULL, lease_expires_at = NULL, lease_boot_id = NULL,
+                lease_deadline_us = NULL, outcome = ?1, outcome_bytes = length(?1),
+                seal = zeroblob(32)",
             [SECRET],
         )
         .unwrap();

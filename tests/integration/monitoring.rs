@@ -67,15 +67,22 @@ fn known(directory: &Path) -> std::path::PathBuf {
                  lease_acquired_at = (SELECT days FROM moments),
                  lease_expires_at = (SELECT before FROM moments) WHERE work_item_id = 3;
              INSERT INTO idempotency_keys (idempotency_key, status, request_digest, created_at,
-                 updated_at)
-             SELECT key, 'pending', zeroblob(32), at, at FROM moments, (
+                 updated_at, used_at, token, owner, owner_incarnation, lease_expires_at,
+                 lease_boot_id, lease_deadline_us)
+             SELECT key, 'pending', zeroblob(32), at, at, at, 1, 'w', 'i', at, 'b', 0
+             FROM moments, (
                  SELECT 'llm-cache:1' AS key, (SELECT now FROM moments) AS at
                  UNION ALL SELECT 'llm-cache:2', (SELECT days FROM moments)
                  UNION ALL SELECT 'llm-cache:3', (SELECT days FROM moments)
                  UNION ALL SELECT 'tool-ledger:1', (SELECT months FROM moments));
-             UPDATE idempotency_keys SET status = 'succeeded'
+             UPDATE idempotency_keys SET status = 'succeeded', owner = NULL, owner_incarnation = NULL,
+                 lease_expires_at = NULL, lease_boot_id = NULL, lease_deadline_us = NULL,
+                 outcome = x'', outcome_bytes = 0, seal = zeroblob(32)
              WHERE idempotency_key IN ('llm-cache:1', 'llm-cache:2');
-             UPDATE idempotency_keys SET status = 'failed' WHERE idempotency_key = 'llm-cache:3';",
+             UPDATE idempotency_keys SET status = 'failed', owner = NULL, owner_incarnation = NULL,
+                 lease_expires_at = NULL, lease_boot_id = NULL, lease_deadline_us = NULL,
+                 outcome = x'', outcome_bytes = 0, seal = zeroblob(32)
+             WHERE idempotency_key = 'llm-cache:3';",
         )
         .unwrap();
     connection.close().unwrap();

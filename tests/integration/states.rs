@@ -73,9 +73,23 @@ fn machines() -> [Machine; 3] {
             KeyStatus,
             "idempotency_keys",
             "INSERT INTO idempotency_keys (idempotency_key, status, request_digest, created_at,
-                updated_at)
-             VALUES ('llm-cache:a', :status, zeroblob(32), :now, :now)",
-            "UPDATE idempotency_keys SET status = :to, updated_at = :now"
+                updated_at, used_at, token, owner, owner_incarnation, lease_expires_at,
+                lease_boot_id, lease_deadline_us, outcome, outcome_bytes, seal)
+             SELECT 'llm-cache:a', :status, zeroblob(32), :now, :now, :now, 1, held, held,
+                iif(:status = 'pending', :now, NULL), held, iif(:status = 'pending', 1, NULL),
+                iif(:status = 'pending', NULL, x''), iif(:status = 'pending', NULL, 0),
+                iif(:status = 'pending', NULL, zeroblob(32))
+             FROM (SELECT iif(:status = 'pending', 'me', NULL) AS held)",
+            "UPDATE idempotency_keys SET status = :to, updated_at = :now,
+                token = token + (:to = 'pending'),
+                owner = iif(:to = 'pending', 'me', NULL),
+                owner_incarnation = iif(:to = 'pending', 'me', NULL),
+                lease_expires_at = iif(:to = 'pending', :now, NULL),
+                lease_boot_id = iif(:to = 'pending', 'boot', NULL),
+                lease_deadline_us = iif(:to = 'pending', 1, NULL),
+                outcome = iif(:to = 'pending', NULL, x''),
+                outcome_bytes = iif(:to = 'pending', NULL, 0),
+                seal = iif(:to = 'pending', NULL, zeroblob(32))"
         ),
     ]
 }

@@ -308,6 +308,7 @@ fn what_is_old_goes_and_what_is_young_stays() {
         audits: RowRule {
             max_age: age,
             max_rows: None,
+            ..RowRule::keep_all()
         },
         ..Retention::keep_all()
     };
@@ -527,10 +528,14 @@ fn a_damaged_index_leads_to_no_loss() {
     run(
         &connection,
         "INSERT INTO idempotency_keys (idempotency_key, status, request_digest, created_at,
-             updated_at, expires_at)
-         VALUES ('tool-ledger:x', 'pending', zeroblob(32), '2026-01-01 00:00:00.000000',
-             '2026-01-01 00:00:00.000000', '2026-01-02 00:00:00.000000');
-         UPDATE idempotency_keys SET status = 'succeeded';
+             updated_at, used_at, token, owner, owner_incarnation, lease_expires_at,
+             lease_boot_id, lease_deadline_us)
+         SELECT 'tool-ledger:x', 'pending', zeroblob(32), at, at, at, 1, 'w', 'i', at, 'b', 0
+         FROM (SELECT '2026-01-01 00:00:00.000000' AS at);
+         UPDATE idempotency_keys SET status = 'succeeded', owner = NULL,
+             owner_incarnation = NULL, lease_expires_at = NULL, lease_boot_id = NULL,
+             lease_deadline_us = NULL, outcome = x'', outcome_bytes = 0, seal = zeroblob(32),
+             expires_at = '2026-01-02 00:00:00.000000';
          INSERT INTO work_items (work_type, status, max_attempts, available_at, created_at,
              updated_at)
          SELECT 't', 'pending', 3, created_at, created_at, created_at FROM idempotency_keys;
@@ -542,9 +547,20 @@ fn a_damaged_index_leads_to_no_loss() {
              lease_boot_id = NULL, lease_deadline_us = NULL, lease_acquired_at = NULL,
              lease_expires_at = NULL;",
     );
-    for (index, table) in [
-        ("idx_idempotency_keys_expires", "idempotency_keys"),
-        ("idx_work_items_dead", "work_items"),
+    for (index, table, to_pending) in [
+        (
+            "idx_idempotency_keys_expires",
+            "idempotency_keys",
+            "UPDATE idempotency_keys SET status = 'pending', token = 2, owner = 'w',
+                owner_incarnation = 'i', lease_expires_at = created_at, lease_boot_id = 'b',
+                lease_deadline_us = 1, outcome = NULL, outcome_bytes = NULL, seal = NULL,
+                expires_at = NULL",
+        ),
+        (
+            "idx_work_items_dead",
+            "work_items",
+            "UPDATE work_items SET status = 'pending'",
+        ),
     ] {
         let (sql, root): (String, i64) = connection
             .query_row(
@@ -559,7 +575,7 @@ fn a_damaged_index_leads_to_no_loss() {
                 "PRAGMA writable_schema = ON;
                  DELETE FROM sqlite_schema WHERE name = '{index}';
                  PRAGMA writable_schema = RESET;
-                 UPDATE {table} SET status = 'pending';
+                 {to_pending};
                  PRAGMA writable_schema = ON;
                  INSERT INTO sqlite_schema VALUES ('index', '{index}', '{table}', {root}, '{sql}');
                  PRAGMA writable_schema = RESET",
@@ -573,8 +589,8 @@ fn a_damaged_index_leads_to_no_loss() {
     let store = at(&path);
     let retention = Retention {
         dead_letters: RowRule {
-            max_age: None,
             max_rows: Some(0),
+            ..RowRule::keep_all()
         },
         ..Retention::keep_all()
     };
@@ -584,7 +600,7 @@ fn a_damaged_index_leads_to_no_loss() {
         steps,
         [
             Step::Rows(BoundedTable::DeadLetters),
-            Step::Rows(BoundedTable::FinishedKeys)
+            Step::Rows(BoundedTable::LedgerEntries)
         ]
     );
     for failure in &report.failures {
@@ -784,6 +800,7 @@ fn a_task_with_open_work_stays() {
     let rule = RowRule {
         max_age: None,
         max_rows: Some(0),
+        ..RowRule::keep_all()
     };
     let report = prune_rows(&*store, BoundedTable::FinishedTasks, &rule, Mode::Apply).unwrap();
     assert!(report.is_complete(), "{report:?}");

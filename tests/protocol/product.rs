@@ -223,7 +223,9 @@ impl Product {
                 [PartOutcome::WorkRequeued] => Answer::Requeued,
                 other => panic!("one part was answered with {other:?}"),
             },
-            Err(StorageError::StaleLease(refusal)) => Answer::Stale(stale(&refusal)),
+            Err(StorageError::StaleLease(agentos_core::Stale::Work(refusal))) => {
+                Answer::Stale(stale(&refusal))
+            }
             Err(StorageError::IllegalTransition { from, .. }) => {
                 Answer::Illegal(WorkItemStatus::parse(from).unwrap())
             }

@@ -24,8 +24,8 @@ pub const KEPT: u32 = 5;
 /// Small bounds and small batches, so that a pass has many.
 pub fn upkeep_config() -> UpkeepConfig {
     let rows = |max_rows| RowRule {
-        max_age: None,
         max_rows: Some(max_rows),
+        ..RowRule::keep_all()
     };
     UpkeepConfig {
         rows_per_batch: 8,
@@ -35,7 +35,8 @@ pub fn upkeep_config() -> UpkeepConfig {
             audits: rows(10),
             work_items: rows(3),
             dead_letters: rows(4),
-            keys: RowRule::keep_all(),
+            cache: RowRule::keep_all(),
+            ledger: RowRule::keep_all(),
             tasks: rows(1),
         },
         ..UpkeepConfig::default()
@@ -124,11 +125,16 @@ const WORK: &str = "
         lease_deadline_us = NULL, lease_acquired_at = NULL, lease_expires_at = NULL
         WHERE work_item_id BETWEEN 2 AND 24;
     INSERT INTO idempotency_keys (idempotency_key, status, request_digest, created_at, updated_at,
-        expires_at)
-    SELECT 'tool-ledger:' || i, 'pending', zeroblob(32), past, past,
-        CASE WHEN i <= 12 THEN past ELSE later END
+        token, owner, owner_incarnation, lease_expires_at, lease_boot_id, lease_deadline_us,
+        used_at)
+    SELECT iif(i % 2, 'tool-ledger:', 'llm-cache:') || i, 'pending', zeroblob(32), past, past,
+        1, 'w', 'i', past, 'b', 0, past
     FROM moment, (SELECT work_item_id AS i FROM work_items WHERE work_item_id <= 16);
-    UPDATE idempotency_keys SET status = 'succeeded' WHERE key_id NOT IN (3, 4);";
+    UPDATE idempotency_keys SET status = 'succeeded', owner = NULL, owner_incarnation = NULL,
+        lease_expires_at = NULL, lease_boot_id = NULL, lease_deadline_us = NULL,
+        outcome = x'01', outcome_bytes = 1, seal = zeroblob(32),
+        expires_at = (SELECT iif(key_id <= 12, past, later) FROM moment)
+        WHERE key_id NOT IN (3, 4);";
 
 /// What is found in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use agentos_core::{
     Attempt, BootTime, ClaimRequest, Commit, Cursor, Fence, Lease, LeaseStorage, Limits, Outlook,
-    Page, Part, Receipt, Renewed, StaleLease, Storage, StorageError, SweepRequest, Swept, TaskId,
-    Timestamp, WorkFilter, WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
-    WorkerId,
+    Page, Part, Receipt, Renewed, Stale, StaleLease, Storage, StorageError, SweepRequest, Swept,
+    TaskId, Timestamp, WorkFilter, WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary,
+    WorkListener, WorkerId,
 };
 use agentos_store::sqlite::{Config, SqliteStore};
 use rusqlite::Connection;
@@ -211,7 +211,7 @@ impl Storage for BrokenStore {
         };
         let late = self.is(Canary::WriteThenRefuse).then(|| commit.clone());
         match self.store.commit(commit) {
-            Err(StorageError::StaleLease(stale)) => {
+            Err(StorageError::StaleLease(Stale::Work(stale))) => {
                 if let Some(late) = late {
                     // What cannot be done even so is not what this is about.
                     let _ = self.store.commit(self.weakened_commit(&late)?);

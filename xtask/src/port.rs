@@ -17,10 +17,10 @@ macro_rules! passes_on {
     ($who:ident) => {
         const _: () = {
             use agentos_core::{
-                Audit, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
+                Audit, BeginKey, Begun, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStorage, KeySummary, RenewedPermit, StalePermit, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
                 CheckpointSummary, Cursor, EvidenceResult, FoundCheckpoint, LogShortened, Page,
                 Prunable, PruneCheckpoints, PruneRows, Reclaimed, RetentionStorage, RowAnswer,
-                RowMark, RowQuestion, RowStorage, SequenceNumber, StorageError, Task, TaskId,
+                RowMark, RowQuestion, RowRule, RowStorage, SequenceNumber, StorageError, Task, TaskId,
                 TaskStatus, TaskStorage, UpkeepStorage,
             };
 
@@ -64,9 +64,22 @@ macro_rules! passes_on {
                         -> Result<Option<CheckpointSpan>, StorageError>;
                     fn prunable_checkpoints(&self, plan: &PruneCheckpoints)
                         -> Result<Prunable, StorageError>;
-                    fn rows_beyond(&self, table: BoundedTable, max_rows: u64)
+                    fn rows_beyond(&self, table: BoundedTable, rule: &RowRule)
                         -> Result<Option<RowMark>, StorageError>;
                     fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError>;
+                }
+            }
+
+            impl KeyStorage for $who {
+                as_it_is! {
+                    fn begin_key(&self, begin: &BeginKey) -> Result<Begun, StorageError>;
+                    fn renew_keys(&self, fences: &[KeyFence], lease: std::time::Duration)
+                        -> Result<Vec<Result<RenewedPermit, StalePermit>>, StorageError>;
+                    fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError>;
+                    fn keys(&self, filter: &KeyFilter, after: Option<Cursor>, rows: u32)
+                        -> Result<Page<KeySummary>, StorageError>;
+                    fn keys_in_doubt(&self, after: Option<Cursor>, rows: u32)
+                        -> Result<Page<KeySummary>, StorageError>;
                 }
             }
 

@@ -371,11 +371,11 @@ impl<'p> Pass<'p> {
     }
 
     fn rows(&mut self, table: BoundedTable, rule: &RowRule) -> Result<(), StorageError> {
-        let up_to = match rule.max_rows {
-            None => None,
-            Some(max_rows) => self.storage.rows_beyond(table, max_rows)?,
-        };
-        let expires = table == BoundedTable::FinishedKeys;
+        let up_to = self.storage.rows_beyond(table, rule)?;
+        let expires = matches!(
+            table,
+            BoundedTable::CacheEntries | BoundedTable::LedgerEntries
+        );
         if rule.max_age.is_none() && up_to.is_none() && !expires {
             return Ok(());
         }

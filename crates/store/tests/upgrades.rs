@@ -8,11 +8,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentos_core::{
-    AppendCheckpoint, AttemptOutcome, AuditLine, CheckpointStorage, CheckpointType, ClaimRequest,
-    Codec, Commit, CompleteWork, Digest, EvidenceOutcome, EvidenceResult, FailWork, FencingToken,
-    Incarnation, LeaseStorage, ManualClock, NewTask, NewWorkItem, Retry, SequenceNumber,
-    SetTaskStatus, Snapshot, Storage, SweepRequest, TaskId, TaskStatus, TaskStorage, Timestamp,
-    Verification, WorkItemId, WorkItemStatus, Worker, WorkerId,
+    AppendCheckpoint, AttemptOutcome, AuditLine, BeginKey, Begun, CheckpointStorage,
+    CheckpointType, ClaimRequest, Codec, Commit, CompleteWork, Digest, EvidenceOutcome,
+    EvidenceResult, FailWork, FencingToken, FinishKey, IdempotencyKey, Incarnation, KeyStatus,
+    KeyStorage, KeySummary, LeaseStorage, ManualClock, NewOutcome, NewTask, NewWorkItem, Retry,
+    SequenceNumber, SetTaskStatus, Snapshot, Storage, SweepRequest, TaskId, TaskStatus,
+    TaskStorage, Timestamp, Verification, WorkItemId, WorkItemStatus, Worker, WorkerId,
 };
 use agentos_store::sqlite::{Config, SqliteStore};
 use serde_json::{Value, json};
@@ -93,6 +94,7 @@ fn write(path: &Path) {
     let line = AuditLine::new(task(), "noted").detail(json!({"by": "operator"}));
     commit(line.into());
     work(&store, &clock);
+    keys(&store, &clock);
     drop(store);
     let connection = rusqlite::Connection::open(path).expect("a database");
     connection.execute_batch(WORK).expect("rows in SQL");
@@ -103,6 +105,41 @@ fn worker() -> Worker {
     Worker {
         id: WorkerId::new("host 'é' 🦀").expect("a good id"),
         incarnation: Incarnation::new("start-1").expect("a good incarnation"),
+    }
+}
+
+fn key(number: u32) -> IdempotencyKey {
+    IdempotencyKey::new(format!("key 'é' 🦀 {number}")).expect("a good key")
+}
+
+fn begin(number: u32) -> BeginKey {
+    BeginKey {
+        task: Some(task()),
+        operation: Some("pay".into()),
+        model: Some("gpt".into()),
+        kept_request: Some(b"\0request".to_vec()),
+        detail: json!({ "number": number }),
+        ..BeginKey::new(key(number), Digest::of(b"request"), worker())
+    }
+}
+
+/// A success, a failure that expires, and one whose owner died.
+fn keys(store: &SqliteStore, clock: &ManualClock) {
+    for number in 1..=3 {
+        let begun = store.begin_key(&begin(number)).expect("a beginning");
+        let Begun::Execute(permit) = begun else {
+            panic!("{begun:?}");
+        };
+        clock.advance(Duration::from_secs(1));
+        let outcome = match number {
+            1 => NewOutcome::success(b"\0outcome".to_vec()),
+            2 => NewOutcome::failure(b"".to_vec()).ttl(Some(Duration::from_secs(60))),
+            _ => continue,
+        };
+        let fence = permit.fence;
+        store
+            .commit(FinishKey { fence, outcome }.into())
+            .expect("an outcome");
     }
 }
 
@@ -305,8 +342,78 @@ fn is_read_back_exactly(version: u32) {
 }
 
 #[test]
+fn keys_are_read_as_they_were_stored() {
+    let (_directory, path) = copy(4);
+    let store = SqliteStore::open(Config::at(&path)).unwrap();
+    let found = |number| store.find_key(&key(number)).unwrap().unwrap();
+    let first = found(1);
+    assert_eq!(first.outcome.as_deref(), Some(&b"\0outcome"[..]));
+    assert_eq!(first.kept_request.as_deref(), Some(&b"\0request"[..]));
+    let KeySummary {
+        view,
+        task,
+        operation,
+        model,
+        detail,
+        expires_at,
+        ..
+    } = first.summary;
+    assert_eq!(view.status, KeyStatus::Succeeded);
+    assert_eq!(view.request, Digest::of(b"request"));
+    assert_eq!((task, expires_at), (Some(self::task()), None));
+    assert_eq!(
+        (operation.as_deref(), model.as_deref()),
+        (Some("pay"), Some("gpt"))
+    );
+    assert_eq!(detail, json!({ "number": 1 }));
+    let second = found(2);
+    assert_eq!(second.summary.view.status, KeyStatus::Failed);
+    assert!(second.summary.view.expired);
+    assert_eq!(second.outcome.as_deref(), Some(&b""[..]));
+    let doubt = store.keys_in_doubt(None, 10).unwrap().items;
+    assert_eq!(doubt.len(), 1);
+    assert_eq!(doubt[0].key, key(3));
+    let permit = doubt[0].view.permit.as_ref().unwrap();
+    assert_eq!((&permit.owner, permit.left), (&worker(), None));
+}
+
+/// Goal: what others wrote before keys had permits and seals is neither executed
+/// again in silence nor given as an answer.
+#[test]
+fn keys_of_an_older_version_are_in_doubt_or_damaged() {
+    let (_directory, path) = copy(3);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute_batch(
+            "INSERT INTO idempotency_keys (idempotency_key, status, request_digest, owner,
+                 created_at, updated_at, expires_at, outcome)
+             SELECT key, 'pending', zeroblob(32), NULL, at, at, at, x'01' FROM (
+                 SELECT 'pending' AS key, '2026-01-01 00:00:00.000000' AS at
+                 UNION ALL SELECT 'done', '2026-01-01 00:00:00.000000');
+             UPDATE idempotency_keys SET status = 'succeeded', expires_at = NULL
+             WHERE idempotency_key = 'done'",
+        )
+        .unwrap();
+    connection.close().unwrap();
+    let store = SqliteStore::open(Config::at(&path)).unwrap();
+    let in_doubt: Vec<_> = store
+        .keys_in_doubt(None, 10)
+        .unwrap()
+        .items
+        .into_iter()
+        .map(|key| key.key.to_string())
+        .collect();
+    assert!(in_doubt.contains(&"pending".to_owned()), "{in_doubt:?}");
+    let done = IdempotencyKey::new("done").unwrap();
+    assert!(matches!(
+        store.find_key(&done).unwrap_err(),
+        agentos_core::StorageError::Corrupt { .. }
+    ));
+}
+
+#[test]
 fn a_file_of_each_version_goes_on_where_it_ended() {
-    for version in 1..=3 {
+    for version in 1..=4 {
         goes_on_where_it_ended(version);
     }
 }
@@ -318,7 +425,7 @@ fn goes_on_where_it_ended(version: u32) {
     let receipt = store.commit(new.into()).unwrap();
     assert_eq!(receipt.appended().next().unwrap().sequence.get(), 5);
     let version = store.inspect().unwrap().pragmas["user_version"];
-    assert_eq!(version, 3, "the newest version of this build");
+    assert_eq!(version, 4, "the newest version of this build");
 }
 
 /// Every version has its file: who adds a migration adds a fixture.

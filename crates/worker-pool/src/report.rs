@@ -5,7 +5,7 @@
 //! of it: its number is the token, and only this holder could have ended it so.
 
 use agentos_core::{
-    AttemptOutcome, Commit, CompleteWork, Deadline, FailWork, Fence, ReleaseWork, Retry,
+    AttemptOutcome, Commit, CompleteWork, Deadline, FailWork, Fence, ReleaseWork, Retry, Stale,
     StorageError,
 };
 
@@ -86,11 +86,13 @@ impl Report<'_> {
                 Err(error) => error,
             };
             match error {
-                StorageError::StaleLease(stale) => {
+                StorageError::StaleLease(Stale::Work(stale)) => {
                     tracing::warn!(%stale, "the end of work under a lost lease was refused");
                     return Ok(self.recorded_before());
                 }
-                StorageError::LimitExceeded(_)
+                // The item is still held; another part of the commit is at fault.
+                StorageError::StaleLease(Stale::Key(_))
+                | StorageError::LimitExceeded(_)
                 | StorageError::Invalid(_)
                 | StorageError::NotFound { .. }
                 | StorageError::Conflict { .. }

@@ -7,13 +7,15 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use agentos_core::{
-    Attempt, AttemptOutcome, Audit, BootTime, BoundedTable, Checkpoint, CheckpointSpan,
-    CheckpointStorage, CheckpointSummary, ClaimRequest, Commit, Cursor, EvidenceResult, Fence,
-    FoundCheckpoint, Lease, LeaseStorage, Limits, LogShortened, NewWorkItem, Outlook, Page,
-    Prunable, PruneCheckpoints, PruneRows, Receipt, Reclaimed, Renewed, RetentionStorage, Retry,
-    RowAnswer, RowMark, RowQuestion, RowStorage, SequenceNumber, StaleLease, Storage, StorageError,
-    SweepRequest, Swept, Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
-    WorkFilter, WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
+    Attempt, AttemptOutcome, Audit, BeginKey, Begun, BootTime, BoundedTable, Checkpoint,
+    CheckpointSpan, CheckpointStorage, CheckpointSummary, ClaimRequest, Commit, Cursor,
+    EvidenceResult, Fence, FoundCheckpoint, IdempotencyKey, KeyEntry, KeyFence, KeyFilter,
+    KeyStorage, KeySummary, Lease, LeaseStorage, Limits, LogShortened, NewWorkItem, Outlook, Page,
+    Prunable, PruneCheckpoints, PruneRows, Receipt, Reclaimed, Renewed, RenewedPermit,
+    RetentionStorage, Retry, RowAnswer, RowMark, RowQuestion, RowRule, RowStorage, SequenceNumber,
+    StaleLease, StalePermit, Storage, StorageError, SweepRequest, Swept, Task, TaskId, TaskStatus,
+    TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem, WorkItemId, WorkItemStatus,
+    WorkItemSummary, WorkListener,
 };
 use agentos_store::sqlite::SqliteStore;
 use agentos_tests::{Work, new_worker, wait_until};
@@ -159,6 +161,19 @@ impl LeaseStorage for Doubtful {
     }
 }
 
+impl KeyStorage for Doubtful {
+    as_it_is! {
+        fn begin_key(&self, begin: &BeginKey) -> Result<Begun, StorageError>;
+        fn renew_keys(&self, fences: &[KeyFence], lease: Duration)
+            -> Result<Vec<Result<RenewedPermit, StalePermit>>, StorageError>;
+        fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError>;
+        fn keys(&self, filter: &KeyFilter, after: Option<Cursor>, rows: u32)
+            -> Result<Page<KeySummary>, StorageError>;
+        fn keys_in_doubt(&self, after: Option<Cursor>, rows: u32)
+            -> Result<Page<KeySummary>, StorageError>;
+    }
+}
+
 impl TaskStorage for Doubtful {
     as_it_is! {
         fn task(&self, id: &TaskId) -> Result<Option<Task>, StorageError>;
@@ -194,7 +209,7 @@ impl RetentionStorage for Doubtful {
             -> Result<Page<Result<TaskId, StorageError>>, StorageError>;
         fn checkpoint_span(&self, task: &TaskId) -> Result<Option<CheckpointSpan>, StorageError>;
         fn prunable_checkpoints(&self, plan: &PruneCheckpoints) -> Result<Prunable, StorageError>;
-        fn rows_beyond(&self, table: BoundedTable, max_rows: u64)
+        fn rows_beyond(&self, table: BoundedTable, rule: &RowRule)
             -> Result<Option<RowMark>, StorageError>;
         fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError>;
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use agentos_core::limits::{PARTS_PER_COMMIT_MAX, REASON_BYTES_MAX};
 use agentos_core::{
-    AttemptOutcome, Commit, NewWorkItem, Next, Retry, Storage, StorageError, WorkFilter,
+    AttemptOutcome, Commit, NewWorkItem, Next, Retry, Stale, Storage, StorageError, WorkFilter,
     WorkItemStatus,
 };
 use agentos_tests::{Work, append, new_task, task_id};
@@ -144,7 +144,7 @@ fn a_lost_lease_is_renewed_no_more_and_says_who_holds_it() {
     first.release(&lost, None).unwrap();
     let mut held = work.claim(&second);
     let before = lost.clone();
-    let Err(StorageError::StaleLease(stale)) = first.renew(&mut lost) else {
+    let Err(StorageError::StaleLease(Stale::Work(stale))) = first.renew(&mut lost) else {
         panic!("a lost lease was renewed");
     };
     assert_eq!(stale.holder.unwrap().worker, *second.worker());

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use agentos_core::limits::{CLAIM_TYPES_MAX, REASON_BYTES_MAX};
 use agentos_core::{
-    AttemptOutcome, Deadline, LeaseStorage as _, Lost, NewWorkItem, Retry, RetryRule, Storage as _,
-    StorageError, SweepRequest, WorkItemId, WorkItemStatus,
+    AttemptOutcome, Deadline, LeaseStorage as _, Lost, NewWorkItem, Retry, RetryRule, Stale,
+    Storage as _, StorageError, SweepRequest, WorkItemId, WorkItemStatus,
 };
 use agentos_tests::{PATIENCE, Work, append, at, new_task, new_worker, task_id, wait_until};
 use agentos_worker_pool::limits::{GRACE_MAX, THREADS_MAX};
@@ -282,7 +282,7 @@ fn a_handler_that_goes_on_without_its_lease_can_commit_nothing() {
     wait_for(&work, id, WorkItemStatus::Succeeded);
     go.send(()).unwrap();
     let refused = heard.recv_timeout(PATIENCE).unwrap();
-    let Err(StorageError::StaleLease(stale)) = refused else {
+    let Err(StorageError::StaleLease(Stale::Work(stale))) = refused else {
         panic!("a commit under a lost lease: {refused:?}");
     };
     assert_eq!(stale.status, Some(WorkItemStatus::Succeeded));

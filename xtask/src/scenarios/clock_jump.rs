@@ -202,7 +202,7 @@ impl Story {
         let retention = Retention {
             work_items: RowRule {
                 max_age: Some(hour),
-                max_rows: None,
+                ..RowRule::keep_all()
             },
             ..Retention::default()
         };

@@ -48,8 +48,8 @@ pub(crate) fn retention() -> Retention {
     Retention {
         checkpoints: CheckpointRule::keep_last(KEPT),
         audits: RowRule {
-            max_age: None,
             max_rows: Some(AUDITS_KEPT),
+            ..RowRule::keep_all()
         },
         ..Retention::default()
     }

@@ -65,6 +65,7 @@ fn retention() -> Retention {
     let rows = |max_age_s, max_rows| RowRule {
         max_age: Some(Duration::from_secs(max_age_s)),
         max_rows: Some(max_rows),
+        ..RowRule::keep_all()
     };
     Retention {
         checkpoints: agentos_core::CheckpointRule::keep_last(20),

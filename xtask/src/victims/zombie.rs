@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agentos_core::{
     AppendCheckpoint, AuditLine, CheckpointType, Codec, Commit, CompleteWork, Lease, NewWorkItem,
-    Retry, SetTaskStatus, Snapshot, StaleLease, Storage, StorageError, TaskId, TaskStatus,
+    Retry, SetTaskStatus, Snapshot, Stale, StaleLease, Storage, StorageError, TaskId, TaskStatus,
     WorkFilter, Worker, WorkerId,
 };
 use agentos_store::sqlite::Config;
@@ -72,7 +72,7 @@ impl<T> From<Result<T, StorageError>> for Answered {
     fn from(result: Result<T, StorageError>) -> Answered {
         match result {
             Ok(_) => Answered::Accepted,
-            Err(StorageError::StaleLease(stale)) => Answered::from(*stale),
+            Err(StorageError::StaleLease(Stale::Work(stale))) => Answered::from(*stale),
             Err(error) => Answered::Failed(format!("{error:?}")),
         }
     }

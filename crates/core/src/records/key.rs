@@ -186,7 +186,7 @@ impl BeginKey {
             (_, KeyStatus::Succeeded) => KeyDecision::Replay,
             (_, KeyStatus::Failed) if self.on_recorded == OnRecorded::Replay => KeyDecision::Replay,
             (_, KeyStatus::Failed) => KeyDecision::Execute(Execution::AfterFailure),
-            (Some(permit), KeyStatus::Pending) if !self.outlives(permit) => KeyDecision::InFlight,
+            (Some(permit), KeyStatus::Pending) if !self.is_over(permit) => KeyDecision::InFlight,
             (_, KeyStatus::Pending) if self.on_lost == OnLost::TakeOver => {
                 KeyDecision::Execute(Execution::TakenOver)
             }
@@ -195,10 +195,8 @@ impl BeginKey {
     }
 
     /// Whether a permit is over for the one who asks.
-    fn outlives(&self, permit: &PermitHolder) -> bool {
-        let is_earlier_start =
-            permit.owner.id == self.owner.id && permit.owner.incarnation < self.owner.incarnation;
-        permit.left.is_none() || (self.sole_start && is_earlier_start)
+    fn is_over(&self, permit: &PermitHolder) -> bool {
+        permit.is_over_for(self.sole_start.then_some(&self.owner))
     }
 }
 
@@ -285,6 +283,17 @@ pub struct PermitHolder {
     /// How long it lasts unless renewed; `None` when it is over, and its owner
     /// counts as gone.
     pub left: Option<Duration>,
+}
+
+impl PermitHolder {
+    /// Whether it is over: it ran out, or was held by an earlier start of a worker
+    /// that runs once at a time.
+    pub fn is_over_for(&self, sole_start: Option<&Worker>) -> bool {
+        let is_earlier = |worker: &Worker| {
+            self.owner.id == worker.id && self.owner.incarnation < worker.incarnation
+        };
+        self.left.is_none() || sole_start.is_some_and(is_earlier)
+    }
 }
 
 /// The answer to [`BeginKey`].
@@ -431,10 +440,10 @@ pub struct SealedKey<'k> {
     pub kept_request: Option<&'k [u8]>,
     /// Anything else, as stored.
     pub detail: Option<&'k str>,
-    /// When the outcome was recorded.
-    pub recorded_at: Timestamp,
-    /// From when on it counts as absent.
-    pub expires_at: Option<Timestamp>,
+    /// When the outcome was recorded, as stored.
+    pub recorded_at: &'k str,
+    /// From when on it counts as absent, as stored.
+    pub expires_at: Option<&'k str>,
     /// What came out.
     pub outcome: &'k [u8],
 }
@@ -442,19 +451,17 @@ pub struct SealedKey<'k> {
 impl SealedKey<'_> {
     /// The seal.
     pub fn seal(&self) -> Digest {
-        let text = |text: Option<&str>| text.map(str::as_bytes).map(<[u8]>::to_vec);
-        let expires_at = self.expires_at.map(Timestamp::to_text);
         DigestBuilder::new("idempotency key")
             .bytes(self.key.as_str().as_bytes())
             .bytes(self.request.as_bytes())
             .bytes(self.status.as_str().as_bytes())
-            .optional(text(self.task).as_deref())
-            .optional(text(self.operation).as_deref())
-            .optional(text(self.model).as_deref())
+            .optional(self.task.map(str::as_bytes))
+            .optional(self.operation.map(str::as_bytes))
+            .optional(self.model.map(str::as_bytes))
             .optional(self.kept_request)
-            .optional(text(self.detail).as_deref())
-            .bytes(self.recorded_at.to_text().as_bytes())
-            .optional(text(expires_at.as_deref()).as_deref())
+            .optional(self.detail.map(str::as_bytes))
+            .bytes(self.recorded_at.as_bytes())
+            .optional(self.expires_at.map(str::as_bytes))
             .bytes(self.outcome)
             .finish()
     }

@@ -56,6 +56,7 @@ const PAYLOADS: &[(&str, &str)] = &[
     ("work_items", "payload"),
     ("work_items", "result"),
     ("idempotency_keys", "outcome"),
+    ("idempotency_keys", "request"),
 ];
 
 /// Lists of the summary: name and statement. No payload column is among them.

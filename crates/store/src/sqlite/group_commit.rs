@@ -40,7 +40,7 @@ use super::migrate::{self, MIGRATIONS};
 use super::queue::Writer;
 use super::readers::Readers;
 use super::write_lock::{Held, WriteLock};
-use super::{parts, sweep};
+use super::{parts, permits, sweep};
 
 type Answer = Result<Done, StorageError>;
 
@@ -271,7 +271,7 @@ impl SqliteWriter {
             .collect();
         // A lease whose renewal was asked for in time is not lost to a claim or a sweep
         // that happens to share its group.
-        places.sort_by_key(|&place| !matches!(jobs[place], Job::Renew { .. }));
+        places.sort_by_key(|&place| !jobs[place].is_urgent());
         let commits: Vec<&Job> = places.iter().map(|&place| jobs[place]).collect();
         for (place, answer) in places.into_iter().zip(self.run_commits(&commits, deadline)) {
             answers[place] = Some(answer);
@@ -444,7 +444,9 @@ impl Writer for SqliteWriter {
 fn apply(connection: &Connection, job: &Job, clock: &dyn Clock, apart: Apart) -> Answer {
     // A defect in one commit's code must not take its neighbours with it.
     catch_unwind(AssertUnwindSafe(|| match job {
-        Job::Commit(commit) => parts::apply(connection, commit, clock.wall()).map(Done::Committed),
+        Job::Commit(commit) => {
+            parts::apply(connection, commit, &Moment::of(clock)).map(Done::Committed)
+        }
         Job::Claim(request) => {
             claims::claim(connection, request, &Moment::of(clock), apart).map(Done::Claimed)
         }
@@ -453,6 +455,12 @@ fn apply(connection: &Connection, job: &Job, clock: &dyn Clock, apart: Apart) ->
         }
         Job::Sweep(request) => {
             sweep::batch(connection, request, &Moment::of(clock), apart).map(Done::Swept)
+        }
+        Job::BeginKey(begin) => {
+            permits::begin(connection, begin, &Moment::of(clock)).map(Done::Begun)
+        }
+        Job::RenewKeys { fences, lease } => {
+            permits::renew(connection, fences, *lease, &Moment::of(clock)).map(Done::RenewedKeys)
         }
         Job::Chore(_) => Err(StorageError::Internal {
             context: "applying a commit".into(),

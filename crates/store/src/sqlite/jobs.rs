@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use agentos_core::{
-    ClaimRequest, Commit, Fence, Next, PartOutcome, Receipt, Reclaimed, Renewed, StaleLease,
-    SweepRequest, Swept,
+    BeginKey, Begun, ClaimRequest, Commit, Fence, KeyFence, Next, PartOutcome, Receipt, Reclaimed,
+    Renewed, RenewedPermit, StaleLease, StalePermit, SweepRequest, Swept,
 };
 
 use super::chores::Chore;
@@ -20,6 +20,13 @@ pub(crate) enum Job {
     Renew { fences: Vec<Fence>, lease: Duration },
     /// Takes lost leases away.
     Sweep(SweepRequest),
+    /// Begins the execution of a key.
+    BeginKey(Box<BeginKey>),
+    /// Renews permits.
+    RenewKeys {
+        fences: Vec<KeyFence>,
+        lease: Duration,
+    },
     /// Work on the file itself.
     Chore(Chore),
 }
@@ -35,8 +42,8 @@ impl Job {
     pub(crate) fn may_use_reserve(&self) -> bool {
         match self {
             Job::Commit(commit) => commit.frees_space(),
-            Job::Renew { .. } | Job::Sweep(_) => true,
-            Job::Claim(_) => false,
+            Job::Renew { .. } | Job::RenewKeys { .. } | Job::Sweep(_) => true,
+            Job::Claim(_) | Job::BeginKey(_) => false,
             Job::Chore(chore) => chore.frees_space(),
         }
     }
@@ -48,13 +55,14 @@ impl Job {
             Job::Claim(request) => request.items as usize,
             Job::Renew { fences, .. } => fences.len(),
             Job::Sweep(request) => request.rows as usize,
-            Job::Chore(_) => 1,
+            Job::RenewKeys { fences, .. } => fences.len(),
+            Job::BeginKey(_) | Job::Chore(_) => 1,
         }
     }
 
     /// Whether it goes before what waits: a renewal behind bulk work comes too late.
     pub(crate) fn is_urgent(&self) -> bool {
-        matches!(self, Job::Renew { .. })
+        matches!(self, Job::Renew { .. } | Job::RenewKeys { .. })
     }
 }
 
@@ -64,6 +72,8 @@ pub(crate) enum Done {
     Claimed(Claimed),
     Renewed(Vec<Result<Renewed, StaleLease>>),
     Swept(Swept),
+    Begun(Begun),
+    RenewedKeys(Vec<Result<RenewedPermit, StalePermit>>),
     Chore(Reclaimed),
 }
 
@@ -82,7 +92,7 @@ impl Done {
             }),
             Done::Claimed(claimed) => !claimed.recovered.is_empty(),
             Done::Swept(swept) => !swept.recovered.is_empty(),
-            Done::Renewed(_) | Done::Chore(_) => false,
+            Done::Renewed(_) | Done::Begun(_) | Done::RenewedKeys(_) | Done::Chore(_) => false,
         }
     }
 
@@ -99,7 +109,7 @@ impl Done {
                     _ => None,
                 })
                 .collect(),
-            Done::Renewed(_) | Done::Chore(_) => Vec::new(),
+            Done::Renewed(_) | Done::Begun(_) | Done::RenewedKeys(_) | Done::Chore(_) => Vec::new(),
         }
     }
 
@@ -108,7 +118,11 @@ impl Done {
         match self {
             Done::Claimed(claimed) => claimed.recovered.len(),
             Done::Swept(swept) => swept.recovered.len(),
-            Done::Committed(_) | Done::Renewed(_) | Done::Chore(_) => 0,
+            Done::Committed(_)
+            | Done::Renewed(_)
+            | Done::Begun(_)
+            | Done::RenewedKeys(_)
+            | Done::Chore(_) => 0,
         }
     }
 }

@@ -33,6 +33,10 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         name: "0003_leases",
         sql: include_str!("migrations/0003_leases.sql"),
     },
+    Migration {
+        name: "0004_keys",
+        sql: include_str!("migrations/0004_keys.sql"),
+    },
 ];
 
 /// Newest schema version of this build.

@@ -10,6 +10,7 @@ use agentos_core::{
 use rusqlite::{CachedStatement, Connection, OptionalExtension, named_params, params};
 use serde_json::Value;
 
+use super::claims::Moment;
 use super::error::of;
 use super::{checkpoints, prune, statements, tasks, work};
 
@@ -18,16 +19,16 @@ use super::{checkpoints, prune, statements, tasks, work};
 pub(crate) fn apply(
     connection: &Connection,
     commit: &Commit,
-    now: Timestamp,
+    now: &Moment,
 ) -> Result<Receipt, StorageError> {
     if let Some(fence) = commit.fence() {
         work::require(connection, fence)?;
     }
-    let apply = Apply::new(connection, now);
+    let apply = Apply::new(connection, now.wall);
     let outcomes = commit
         .parts()
         .iter()
-        .map(|part| apply.part(part))
+        .map(|part| apply.part(part, now))
         .collect::<Result<_, _>>()?;
     Ok(Receipt { outcomes })
 }
@@ -58,7 +59,7 @@ impl<'c> Apply<'c> {
         }
     }
 
-    fn part(&self, part: &Part) -> Result<PartOutcome, StorageError> {
+    fn part(&self, part: &Part, moment: &Moment) -> Result<PartOutcome, StorageError> {
         match part {
             Part::CreateTask(task) => self.create_task(task),
             Part::SetTaskStatus(change) => self.set_task_status(change),
@@ -73,6 +74,12 @@ impl<'c> Apply<'c> {
             Part::ReleaseWork(work) => self.release(work),
             Part::CancelWork(work) => self.cancel(work),
             Part::RequeueWork(work) => self.requeue(work),
+            Part::FinishKey(key) => self.finish_key(key, moment),
+            Part::AbandonKey(key) => self.abandon_key(key, moment),
+            Part::DoubtKey(key) => self.doubt_key(key, moment),
+            Part::ResolveKey(key) => self.resolve_key(key, moment),
+            Part::RemoveKeys(remove) => self.remove_keys(remove),
+            Part::TouchKeys(touch) => self.touch_keys(touch),
         }
     }
 

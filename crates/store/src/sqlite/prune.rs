@@ -267,10 +267,10 @@ pub(crate) fn sql(table: BoundedTable) -> TableSql {
             s::RETENTION_DEAD_LETTERS_BEYOND,
             s::RETENTION_DEAD_LETTERS_COUNT,
         ),
-        BoundedTable::FinishedKeys => (
+        BoundedTable::CacheEntries | BoundedTable::LedgerEntries => (
             s::RETENTION_KEYS_OLDEST,
             s::RETENTION_KEYS_DELETE,
-            s::RETENTION_KEYS_BEYOND,
+            s::RETENTION_KEYS_NEWEST_FIRST,
             s::RETENTION_KEYS_COUNT,
         ),
         BoundedTable::FinishedTasks => (
@@ -301,8 +301,14 @@ pub(crate) fn prune_rows(
         next: None,
     };
     let mut budget = Budget::of(plan.rows);
-    if plan.table == BoundedTable::FinishedKeys {
-        prune_expired(connection, now, &mut budget, &mut pruned)?;
+    if let Some(is_cached) = is_cached(plan.table) {
+        prune_expired(
+            connection,
+            (plan.table, is_cached),
+            now,
+            &mut budget,
+            &mut pruned,
+        )?;
     }
     let sql = sql(plan.table);
     let before = plan.max_age.map(|age| now.minus(age));
@@ -353,9 +359,22 @@ pub(crate) fn prune_rows(
     Ok(PartOutcome::RowsPruned(pruned))
 }
 
+/// Of the tables of keys: whether it is the one of the model cache.
+pub(crate) fn is_cached(table: BoundedTable) -> Option<bool> {
+    match table {
+        BoundedTable::CacheEntries => Some(true),
+        BoundedTable::LedgerEntries => Some(false),
+        BoundedTable::AuditLines
+        | BoundedTable::FinishedWorkItems
+        | BoundedTable::DeadLetters
+        | BoundedTable::FinishedTasks => None,
+    }
+}
+
 /// Removes keys whose time is over. Pending ones are in no index of these.
 fn prune_expired(
     connection: &Connection,
+    (table, is_cached): (BoundedTable, bool),
     now: Timestamp,
     budget: &mut Budget,
     pruned: &mut Pruned<RowMark>,
@@ -364,9 +383,10 @@ fn prune_expired(
     loop {
         let found: Option<(i64, i64)> =
             prepare(connection, statements::RETENTION_KEYS_EXPIRED_OLDEST)?
-                .query_row(named_params! { ":now": text }, |row| {
-                    Ok((row.get(0)?, row.get(2)?))
-                })
+                .query_row(
+                    named_params! { ":now": text, ":cached": is_cached },
+                    |row| Ok((row.get(0)?, row.get(2)?)),
+                )
                 .optional()
                 .map_err(|error| of(&error, CONTEXT))?;
         let Some((key, bytes)) = found else {
@@ -378,7 +398,7 @@ fn prune_expired(
         }
         let bytes = u64::try_from(bytes).unwrap_or(0);
         let sql = statements::RETENTION_KEYS_EXPIRED_DELETE;
-        delete(connection, sql, BoundedTable::FinishedKeys, key, now)?;
+        delete(connection, sql, table, key, now)?;
         budget.spend(bytes);
         pruned.removed += 1;
         pruned.bytes += bytes;
@@ -425,7 +445,7 @@ impl OldRow {
         after: RowMark,
     ) -> Result<Option<OldRow>, StorageError> {
         let mut statement = prepare(connection, sql)?;
-        bind_mark(&mut statement, after).map_err(|error| of(&error, CONTEXT))?;
+        bind(&mut statement, table, after).map_err(|error| of(&error, CONTEXT))?;
         let mut rows = statement.raw_query();
         let Some(row) = rows.next().map_err(|error| of(&error, CONTEXT))? else {
             return Ok(None);
@@ -460,11 +480,15 @@ impl OldRow {
     }
 }
 
-/// Binds what a statement knows of a mark.
-pub(crate) fn bind_mark(
+/// Binds what a statement knows of a table and a mark in it.
+pub(crate) fn bind(
     statement: &mut CachedStatement<'_>,
+    table: BoundedTable,
     mark: RowMark,
 ) -> rusqlite::Result<()> {
+    if let (Some(cached), Some(at)) = (is_cached(table), statement.parameter_index(":cached")?) {
+        statement.raw_bind_parameter(at, cached)?;
+    }
     if let Some(at) = statement.parameter_index(":at")? {
         statement.raw_bind_parameter(at, mark.at.to_text())?;
     }

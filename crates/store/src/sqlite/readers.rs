@@ -198,6 +198,16 @@ pub(crate) enum ReadError {
     Storage(StorageError),
 }
 
+impl ReadError {
+    /// As an error of the writer's connection.
+    pub(crate) fn into_storage(self, context: &'static str) -> StorageError {
+        match self {
+            ReadError::Sqlite(error) => of_sqlite(error, context),
+            ReadError::Storage(error) => error,
+        }
+    }
+}
+
 impl From<rusqlite::Error> for ReadError {
     fn from(error: rusqlite::Error) -> ReadError {
         ReadError::Sqlite(SqliteError::from(&error))

@@ -3,11 +3,11 @@
 
 use agentos_core::{
     BoundedTable, CheckpointSpan, Cursor, Page, Prunable, PruneCheckpoints, PruneRows,
-    RetentionStorage, RowMark, StorageError, TaskId, Timestamp,
+    RetentionStorage, RowMark, RowRule, StorageError, TaskId, Timestamp,
 };
 use rusqlite::{Connection, OptionalExtension, named_params};
 
-use super::prune::{CandidateColumns, bind_mark, leased, mark, sql};
+use super::prune::{CandidateColumns, bind, is_cached, leased, mark, sql};
 use super::readers::ReadError;
 use super::tasks::{check_page, next_page};
 use super::{SqliteStore, checkpoints, statements};
@@ -95,8 +95,17 @@ impl RetentionStorage for SqliteStore {
     fn rows_beyond(
         &self,
         table: BoundedTable,
-        max_rows: u64,
+        rule: &RowRule,
     ) -> Result<Option<RowMark>, StorageError> {
+        rule.check_for(table)?;
+        if let Some(is_cached) = is_cached(table) {
+            return self.readers.read("looking for old keys", |connection| {
+                keys_beyond(connection, table, is_cached, rule)
+            });
+        }
+        let Some(max_rows) = rule.max_rows else {
+            return Ok(None);
+        };
         self.readers.read("looking for old rows", |connection| {
             let max_rows = i64::try_from(max_rows).unwrap_or(i64::MAX);
             let mut statement = connection.prepare_cached(sql(table).beyond)?;
@@ -116,26 +125,53 @@ impl RetentionStorage for SqliteStore {
         self.readers.read("counting old rows", |connection| {
             let up_to = newest_doomed(connection, plan, now)?;
             let mut prunable = Prunable::default();
-            count(connection, sql(plan.table).count, up_to, now, &mut prunable)?;
-            if plan.table == BoundedTable::FinishedKeys {
-                let expired = statements::RETENTION_KEYS_EXPIRED_COUNT;
-                count(connection, expired, up_to, now, &mut prunable)?;
+            let mut add = |sql| count(connection, sql, (plan.table, up_to), now, &mut prunable);
+            add(sql(plan.table).count)?;
+            if is_cached(plan.table).is_some() {
+                add(statements::RETENTION_KEYS_EXPIRED_COUNT)?;
             }
             Ok(prunable)
         })
     }
 }
 
+/// The last key, in the order of use, that a rule of numbers and bytes does not keep.
+/// Walks over what it keeps.
+fn keys_beyond(
+    connection: &Connection,
+    table: BoundedTable,
+    is_cached: bool,
+    rule: &RowRule,
+) -> Result<Option<RowMark>, ReadError> {
+    if rule.max_rows.is_none() && rule.max_bytes.is_none() {
+        return Ok(None);
+    }
+    let mut statement = connection.prepare_cached(sql(table).beyond)?;
+    let mut rows = statement.query(named_params! { ":cached": is_cached })?;
+    let (mut kept, mut bytes) = (0_u64, 0_u64);
+    while let Some(row) = rows.next()? {
+        let its_bytes: i64 = row.get(2)?;
+        kept += 1;
+        bytes = bytes.saturating_add(its_bytes.unsigned_abs());
+        let few = rule.max_rows.is_none_or(|most| kept <= most);
+        let small = rule.max_bytes.is_none_or(|most| bytes <= most);
+        if !few || !small {
+            return Ok(Some(mark(table, row.get_ref(0)?, row.get(1)?)));
+        }
+    }
+    Ok(None)
+}
+
 /// Adds what a statement counts.
 fn count(
     connection: &Connection,
     sql: &str,
-    up_to: RowMark,
+    (table, up_to): (BoundedTable, RowMark),
     now: Timestamp,
     prunable: &mut Prunable,
 ) -> Result<(), ReadError> {
     let mut statement = connection.prepare_cached(sql)?;
-    bind_mark(&mut statement, up_to)?;
+    bind(&mut statement, table, up_to)?;
     if let Some(at) = statement.parameter_index(":now")? {
         statement.raw_bind_parameter(at, now.to_text())?;
     }

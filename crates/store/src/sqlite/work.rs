@@ -5,8 +5,8 @@ use std::time::Duration;
 use agentos_core::records::audit::{WORK_CANCELLED, WORK_DEAD, WORK_REQUEUED};
 use agentos_core::retry::{Tried, after_failure, chance};
 use agentos_core::{
-    AttemptOutcome, CancelWork, CompleteWork, Due, FailWork, Fence, FencingToken, Holder,
-    Incarnation, NewWorkItem, Next, PartOutcome, ReleaseWork, RequeueWork, StaleLease,
+    AttemptOutcome, BootId, BootTime, CancelWork, CompleteWork, Due, FailWork, Fence, FencingToken,
+    Holder, Incarnation, NewWorkItem, Next, PartOutcome, ReleaseWork, RequeueWork, StaleLease,
     StorageError, TaskId, Timestamp, WorkItemId, WorkItemStatus, Worker, WorkerId,
 };
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, named_params};
@@ -68,6 +68,29 @@ pub(crate) fn held(
         // For people: what cannot be read of it keeps nobody from the item.
         holder: decode_holder(holder).unwrap_or_default(),
     }))
+}
+
+/// When a held item's lease runs out, by the boot-time clock.
+pub(crate) fn deadline(
+    connection: &Connection,
+    item: WorkItemId,
+) -> Result<Option<BootTime>, StorageError> {
+    connection
+        .prepare_cached(statements::LEASES_DEADLINE)
+        .and_then(|mut statement| {
+            statement.query_row(named_params! { ":item": item.get() }, |row| {
+                let boot: Option<String> = row.get(0)?;
+                let micros: Option<i64> = row.get(1)?;
+                Ok(boot.map(BootId::new).zip(micros))
+            })
+        })
+        .optional()
+        .map(|found| {
+            found
+                .flatten()
+                .map(|(boot, micros)| BootTime { boot, micros })
+        })
+        .map_err(|error| of(&error, "reading a lease"))
 }
 
 /// A count, as large as it can be told.

@@ -5,12 +5,14 @@ use std::sync::Weak;
 use std::time::Duration;
 
 use agentos_core::{
-    Attempt, Audit, BootId, BootTime, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
-    CheckpointSummary, ClaimRequest, Commit, Cursor, EvidenceResult, Fence, FoundCheckpoint, Lease,
+    Attempt, Audit, BeginKey, Begun, BootId, BootTime, BoundedTable, Checkpoint, CheckpointSpan,
+    CheckpointStorage, CheckpointSummary, ClaimRequest, Commit, Cursor, EvidenceResult, Fence,
+    FoundCheckpoint, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStorage, KeySummary, Lease,
     LeaseStorage, Limits, LogShortened, Outlook, Page, Prunable, PruneCheckpoints, PruneRows,
-    Receipt, Reclaimed, Renewed, RetentionStorage, RowMark, RowStorage, SequenceNumber, StaleLease,
-    SweepRequest, Swept, Task, TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage,
-    WorkFilter, WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
+    Receipt, Reclaimed, Renewed, RenewedPermit, RetentionStorage, RowMark, RowRule, RowStorage,
+    SequenceNumber, StaleLease, StalePermit, SweepRequest, Swept, Task, TaskId, TaskStatus,
+    TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem, WorkItemId, WorkItemStatus,
+    WorkItemSummary, WorkListener,
 };
 
 use super::*;
@@ -174,7 +176,7 @@ impl RetentionStorage for Unwilling {
         Err((self.0)())
     }
 
-    fn rows_beyond(&self, _: BoundedTable, _: u64) -> Result<Option<RowMark>, StorageError> {
+    fn rows_beyond(&self, _: BoundedTable, _: &RowRule) -> Result<Option<RowMark>, StorageError> {
         Err((self.0)())
     }
 
@@ -235,6 +237,37 @@ impl LeaseStorage for Unwilling {
     }
 
     fn listen(&self, _: Weak<dyn WorkListener>) {}
+}
+
+impl KeyStorage for Unwilling {
+    fn begin_key(&self, _: &BeginKey) -> Result<Begun, StorageError> {
+        Err((self.0)())
+    }
+
+    fn renew_keys(
+        &self,
+        _: &[KeyFence],
+        _: Duration,
+    ) -> Result<Vec<Result<RenewedPermit, StalePermit>>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn find_key(&self, _: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn keys(
+        &self,
+        _: &KeyFilter,
+        _: Option<Cursor>,
+        _: u32,
+    ) -> Result<Page<KeySummary>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn keys_in_doubt(&self, _: Option<Cursor>, _: u32) -> Result<Page<KeySummary>, StorageError> {
+        Err((self.0)())
+    }
 }
 
 impl UpkeepStorage for Unwilling {

@@ -1,0 +1,2 @@
+DELETE FROM idempotency_keys
+WHERE key_id = :id AND token = :token AND status IN ('succeeded', 'failed')
