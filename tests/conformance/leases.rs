@@ -15,8 +15,9 @@ use std::time::Duration;
 use agentos_core::limits::PAGE_ROWS_MAX;
 use agentos_core::{
     Attempt, AttemptOutcome, AuditLine, ClaimRequest, Commit, CompleteWork, Fence, Incarnation,
-    Lease, NewWorkItem, Receipt, RetryRule, Stale, StaleLease, Storage, StorageError, SweepRequest,
-    Swept, TaskStatus, WorkFilter, WorkItemId, WorkItemStatus, WorkItemSummary, Worker, WorkerId,
+    KeyFilter, Lease, NewWorkItem, Receipt, RetryRule, Stale, StaleLease, Storage, StorageError,
+    SweepRequest, Swept, TaskStatus, WorkFilter, WorkItemId, WorkItemStatus, WorkItemSummary,
+    Worker, WorkerId,
 };
 use agentos_tests::task_id;
 
@@ -175,6 +176,15 @@ fn everything(store: &dyn Storage) -> String {
             let attempts = store.attempts(item.id).unwrap();
             writeln!(all, "{whole:?} {attempts:?}").unwrap();
         }
+    }
+    let keys = store.keys(&KeyFilter::default(), None, PAGE_ROWS_MAX);
+    for key in keys.unwrap().items {
+        // How long a permit lasts is told from now on.
+        let mut entry = store.find_key(&key.key).unwrap().unwrap();
+        if let Some(permit) = &mut entry.summary.view.permit {
+            permit.left = permit.left.map(|_| Duration::ZERO);
+        }
+        writeln!(all, "{entry:?}").unwrap();
     }
     all
 }

@@ -171,7 +171,7 @@ fn broken_upkeep_is_caught() {
     let forgets_doubt: Product = |connection| {
         run(
             connection,
-            "DELETE FROM idempotency_keys WHERE expires_at < strftime('%Y-%m-%d', 'now', '+1 day')",
+            "DELETE FROM idempotency_keys WHERE updated_at < strftime('%Y-%m-%d', 'now', '+1 day')",
         );
     };
     let newest_first: Product = |connection| {

@@ -2,9 +2,11 @@
 //! all, and is told who holds it now.
 
 use agentos_core::{
-    AppendCheckpoint, BoundedTable, CancelWork, CheckpointType, FailWork, FencingToken, Holder,
-    ManualClock, NewTask, Part, PartOutcome, PruneCheckpoints, PruneRows, RecordVerification,
-    ReleaseWork, RequeueWork, Retry, RowMark, SequenceNumber, SetTaskStatus, Verification,
+    AbandonKey, AppendCheckpoint, BeginKey, Begun, BoundedTable, CancelWork, CheckpointType,
+    Digest, DoubtKey, FailWork, FencingToken, FinishKey, Holder, IdempotencyKey, ManualClock,
+    NewOutcome, NewTask, Part, PartOutcome, Permit, PruneCheckpoints, PruneRows,
+    RecordVerification, ReleaseWork, RemoveKeys, RequeueWork, Resolution, ResolveKey, Retry,
+    RowMark, SequenceNumber, SetTaskStatus, TouchKeys, Verification,
 };
 use agentos_tests::{append, new_task, numbers};
 
@@ -124,10 +126,63 @@ fn lost_leases(store: &dyn Storage, clock: &ManualClock) -> Vec<Lost> {
     ways.into_iter().map(lose).collect()
 }
 
-/// One part of each kind, all of them good in themselves.
-fn one_of_each(other: &Lease, dead: WorkItemId) -> Vec<Part> {
-    let sequence = SequenceNumber::FIRST;
+fn begun(store: &dyn Storage, name: String) -> Permit {
+    let key = IdempotencyKey::new(name).unwrap();
+    let begin = BeginKey::new(key, Digest::of(b"request"), worker("other"));
+    match store.begin_key(&begin).unwrap() {
+        Begun::Execute(permit) => permit,
+        answer => panic!("{answer:?}"),
+    }
+}
+
+/// One part of each kind about keys, of keys that nobody else has.
+fn one_of_each_about_keys(store: &dyn Storage, round: usize) -> Vec<Part> {
+    let begun = |name: &str| begun(store, format!("{name} {round}"));
+    let finish = |fence| FinishKey {
+        fence,
+        outcome: NewOutcome::success("done"),
+    };
+    let (doubted, finished) = (begun("in doubt"), begun("finished").fence);
+    done(
+        store,
+        DoubtKey {
+            fence: doubted.fence,
+        },
+    );
+    done(store, finish(finished));
     vec![
+        finish(begun("to finish").fence).into(),
+        AbandonKey {
+            fence: begun("to abandon").fence,
+        }
+        .into(),
+        DoubtKey {
+            fence: begun("to doubt").fence,
+        }
+        .into(),
+        ResolveKey {
+            key: doubted.key,
+            fence: doubted.fence,
+            resolution: Resolution::DidNotHappen,
+            reason: "looked".into(),
+            sole_start: None,
+        }
+        .into(),
+        TouchKeys {
+            keys: vec![finished.key],
+        }
+        .into(),
+        RemoveKeys {
+            keys: vec![finished],
+        }
+        .into(),
+    ]
+}
+
+/// One part of each kind, all of them good in themselves.
+fn one_of_each(store: &dyn Storage, round: usize, other: &Lease, dead: WorkItemId) -> Vec<Part> {
+    let sequence = SequenceNumber::FIRST;
+    let mut parts = vec![
         NewTask::new(task_id("new"), "test").into(),
         SetTaskStatus::new(task_id("a"), TaskStatus::Running).into(),
         append("a", "late").into(),
@@ -175,12 +230,17 @@ fn one_of_each(other: &Lease, dead: WorkItemId) -> Vec<Part> {
             reason: None,
         }
         .into(),
+    ];
+    parts.extend(one_of_each_about_keys(store, round));
+    // Last, since it makes an urgent item due.
+    parts.push(
         RequeueWork {
             item: dead,
             reason: None,
         }
         .into(),
-    ]
+    );
+    parts
 }
 
 /// Each kind of part has a place in [`one_of_each`]: a new kind does not compile
@@ -199,7 +259,13 @@ fn kind(part: &Part) -> usize {
         Part::FailWork(_) => 9,
         Part::ReleaseWork(_) => 10,
         Part::CancelWork(_) => 11,
-        Part::RequeueWork(_) => 12,
+        Part::FinishKey(_) => 12,
+        Part::AbandonKey(_) => 13,
+        Part::DoubtKey(_) => 14,
+        Part::ResolveKey(_) => 15,
+        Part::TouchKeys(_) => 16,
+        Part::RemoveKeys(_) => 17,
+        Part::RequeueWork(_) => 18,
     }
 }
 
@@ -218,10 +284,10 @@ pub(crate) fn a_commit_under_a_lost_lease_writes_nothing(store: &dyn Storage, cl
         let urgent = page().priority(10 + place as i32);
         claim_item(store, "other", enqueue(store, urgent))
     };
-    let parts = one_of_each(&held(0), dead);
+    let parts = one_of_each(store, 0, &held(0), dead);
     let mut kinds: Vec<_> = parts.iter().map(kind).collect();
     kinds.dedup();
-    assert_eq!(kinds, (0..13).collect::<Vec<_>>());
+    assert_eq!(kinds, (0..19).collect::<Vec<_>>());
     let before = everything(store);
     for Lost {
         lease,
@@ -264,7 +330,7 @@ pub(crate) fn a_commit_under_a_lost_lease_writes_nothing(store: &dyn Storage, cl
     // Each of them goes through under a lease that is held.
     for place in 0..parts.len() {
         let other = held(1 + place);
-        let part = one_of_each(&other, dead).swap_remove(place);
+        let part = one_of_each(store, 1 + place, &other, dead).swap_remove(place);
         done(store, Commit::under(&other).part(part));
     }
 }
