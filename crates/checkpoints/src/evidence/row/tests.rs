@@ -294,6 +294,7 @@ impl Storage for Unwilling {
             snapshot_bytes: 0,
             metadata_bytes: 0,
             payload_bytes: 0,
+            outcome_bytes: agentos_core::limits::OUTCOME_BYTES_DEFAULT,
             queue_length: 1,
         };
         LIMITS
