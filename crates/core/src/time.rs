@@ -79,14 +79,38 @@ impl Timestamp {
 
     /// Reads exactly the form that [`Timestamp::to_text`] writes; `None` for any other.
     pub fn parse(text: &str) -> Option<Timestamp> {
-        if text.len() != TEXT_BYTES {
-            return None;
+        // By hand: rows have several of them, and a general parser costs more than
+        // reading the row.
+        let bytes: &[u8; TEXT_BYTES] = text.as_bytes().try_into().ok()?;
+        for (at, separator) in [
+            (4, b'-'),
+            (7, b'-'),
+            (10, b' '),
+            (13, b':'),
+            (16, b':'),
+            (19, b'.'),
+        ] {
+            if bytes[at] != separator {
+                return None;
+            }
         }
-        let civil = jiff::civil::DateTime::strptime("%Y-%m-%d %H:%M:%S%.f", text).ok()?;
-        let zoned = civil.to_zoned(TimeZone::UTC).ok()?;
-        let timestamp = Timestamp(zoned.timestamp().as_microsecond());
-        // Whatever the parser let pass besides the one form is refused here.
-        (timestamp.to_text() == text).then_some(timestamp)
+        let number = |from: usize, to: usize| {
+            bytes[from..to].iter().try_fold(0_i32, |number, &digit| {
+                digit
+                    .is_ascii_digit()
+                    .then(|| number * 10 + i32::from(digit - b'0'))
+            })
+        };
+        let small = |from: usize| i8::try_from(number(from, from + 2)?).ok();
+        let year = i16::try_from(number(0, 4)?).ok()?;
+        let date = jiff::civil::Date::new(year, small(5)?, small(8)?).ok()?;
+        let nanos = number(20, TEXT_BYTES)? * 1_000;
+        let time = jiff::civil::Time::new(small(11)?, small(14)?, small(17)?, nanos).ok()?;
+        let moment = TimeZone::UTC.to_timestamp(date.to_datetime(time)).ok()?;
+        let timestamp = Timestamp(moment.as_microsecond());
+        (Timestamp::MIN..=Timestamp::MAX)
+            .contains(&timestamp)
+            .then_some(timestamp)
     }
 }
 

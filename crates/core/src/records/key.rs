@@ -462,7 +462,8 @@ impl SealedKey<'_> {
             .optional(self.detail.map(str::as_bytes))
             .bytes(self.recorded_at.as_bytes())
             .optional(self.expires_at.map(str::as_bytes))
-            .bytes(self.outcome)
+            // Digested in one piece, several blocks of it at a time.
+            .bytes(Digest::of(self.outcome).as_bytes())
             .finish()
     }
 }
