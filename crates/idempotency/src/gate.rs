@@ -1,1 +1,547 @@
-//! The gate: execute, wait or replay.
+//! The gate: execute, replay, or wait.
+//!
+//! For one key, callers in any number of threads and processes get one execution. What
+//! is recorded is looked for without a lock; only what must write goes through the
+//! store's writer, which decides again inside its transaction. A late finisher is
+//! refused by the token of his permit, and changes nothing.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentos_core::limits::{PAGE_ROWS_MAX, USED_AT_RESOLUTION};
+use agentos_core::{
+    AbandonKey, BeginKey, Begun, Commit, Cursor, Deadline, DoubtKey, Execution, FinishKey,
+    IdempotencyKey, KeyDecision, KeyEntry, KeyFence, KeyFilter, KeyStatus, KeySummary, NewOutcome,
+    OnDamaged, OnRecorded, Page, Part, PartOutcome, Permit, PermitHolder, RemoveKeys, Resolution,
+    ResolveKey, Storage, StorageError, TaskId, TouchKeys, Worker,
+};
+
+use crate::config::GateConfig;
+use crate::error::IdempotencyError;
+use crate::limits::{POLL_MIN, UNKNOWN_COMMITS_MAX};
+use crate::permits::{PermitLoss, Permits, Renewing, earlier};
+use crate::request::Request;
+use crate::stats::{Counters, GateStats};
+use crate::waiting::Rooms;
+
+/// The answer to a [`Request`].
+#[derive(Debug)]
+pub enum Begin {
+    /// Execute it, and record what comes of it.
+    Execute(HeldPermit),
+    /// This was recorded; its seal holds.
+    Replay(Box<KeyEntry>),
+    /// Somebody else executes it.
+    InFlight(PermitHolder),
+    /// It was begun, and nobody knows whether it was executed.
+    InDoubt(PermitHolder),
+}
+
+/// The gate. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct IdempotencyStore {
+    gate: Arc<Gate>,
+}
+
+struct Gate {
+    storage: Arc<dyn Storage>,
+    config: GateConfig,
+    permits: Permits,
+    rooms: Rooms,
+    counters: Arc<Counters>,
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gate")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The right to execute a key, renewed until this is dropped.
+///
+/// Dropping it ends the renewing, and nothing else: unless an outcome was recorded, the
+/// key is in flight until its permit has run out, and then in doubt.
+///
+/// Under the lease of a work item the permit lasts as long as that lease, which the
+/// worker's own heartbeat renews: then [`HeldPermit::is_lost`] knows nothing, and the
+/// lease is to be asked.
+pub struct HeldPermit {
+    permit: Permit,
+    gate: Arc<Gate>,
+    renewing: Option<Renewing>,
+}
+
+impl fmt::Debug for HeldPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HeldPermit")
+            .field("permit", &self.permit)
+            .field("loss", &self.loss())
+            .finish_non_exhaustive()
+    }
+}
+
+impl HeldPermit {
+    /// As it was given. Its deadline is counted from before the request.
+    pub fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// What its outcome is checked against.
+    pub fn fence(&self) -> KeyFence {
+        self.permit.fence
+    }
+
+    /// Whether it is lost: nothing should be executed under it any more. Costs a look
+    /// at the clock.
+    pub fn is_lost(&self) -> bool {
+        self.loss().is_some()
+    }
+
+    /// How it was lost; `None` while it is held.
+    pub fn loss(&self) -> Option<PermitLoss> {
+        let renewing = self.renewing.as_ref()?;
+        renewing.flag().loss(&self.gate.storage.boot_now())
+    }
+}
+
+impl Drop for HeldPermit {
+    fn drop(&mut self) {
+        // Nobody is told that it is over before it is renewed no more.
+        self.renewing = None;
+        self.gate.rooms.ended(&self.permit.key);
+    }
+}
+
+impl IdempotencyStore {
+    /// The gate of a store.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Invalid`] for a configuration that can never be right.
+    pub fn new(
+        storage: Arc<dyn Storage>,
+        config: GateConfig,
+    ) -> Result<IdempotencyStore, IdempotencyError> {
+        config.check()?;
+        let counters = Arc::new(Counters::default());
+        let permits = Permits::new(Arc::clone(&storage), config.lease, Arc::clone(&counters));
+        Ok(IdempotencyStore {
+            gate: Arc::new(Gate {
+                storage,
+                config,
+                permits,
+                rooms: Rooms::default(),
+                counters,
+            }),
+        })
+    }
+
+    /// Where everything is kept.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.gate.storage
+    }
+
+    /// Who executes.
+    pub fn owner(&self) -> &Worker {
+        &self.gate.config.owner
+    }
+
+    /// What was done since it was made.
+    pub fn stats(&self) -> GateStats {
+        self.gate.counters.read(self.gate.permits.held() as u64)
+    }
+
+    /// Begins the execution of a key, or says why not. Waits for nobody but the store's
+    /// writer, and for that only when it writes.
+    ///
+    /// When it returns [`Begin::Execute`], that the key is pending is as durable as a
+    /// commit.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Conflict`] when the key stands for another request;
+    /// [`StorageError::StaleLease`] when the lease under which it is to be executed is
+    /// not held; [`StorageError::Corrupt`] when what is recorded is damaged, unless that
+    /// is to be executed again; [`IdempotencyError::Thread`]; and those of
+    /// [`KeyStorage::begin_key`](agentos_core::KeyStorage::begin_key). After
+    /// [`StorageError::CommitUnknown`] the key may be pending until its permit has run
+    /// out, and in doubt then.
+    pub fn begin(&self, request: &Request) -> Result<Begin, IdempotencyError> {
+        self.counted(self.gate.ask(request, request.on_recorded))
+    }
+
+    /// As [`IdempotencyStore::begin`], but waits up to `wait` while somebody else
+    /// executes it, and answers [`Begin::InFlight`] only after that. When that one is
+    /// gone, what [`Request::on_lost`] says happens at once.
+    ///
+    /// Who waited takes what the other one recorded, also with
+    /// [`OnRecorded::RunAgain`]: it is as new as his own would be. A failure is
+    /// replayed only with [`OnRecorded::Replay`].
+    ///
+    /// # Errors
+    ///
+    /// As [`IdempotencyStore::begin`].
+    pub fn begin_wait(&self, request: &Request, wait: Duration) -> Result<Begin, IdempotencyError> {
+        let deadline = Deadline::after(wait);
+        let first = self.gate.ask(request, request.on_recorded);
+        if deadline.passed() || !matches!(first, Ok(Begin::InFlight(_))) {
+            return self.counted(first);
+        }
+        self.gate.counters.waits.add(1);
+        let on_recorded = match request.on_recorded {
+            OnRecorded::RunAgain => OnRecorded::RunFailedAgain,
+            other => other,
+        };
+        let room = self.gate.rooms.enter(&request.key);
+        let mut pause = POLL_MIN;
+        loop {
+            let seen = room.ends();
+            let answer = self.gate.ask(request, on_recorded);
+            let Ok(Begin::InFlight(holder)) = &answer else {
+                return self.counted(answer);
+            };
+            let left = deadline.remaining();
+            if left.is_zero() {
+                return self.counted(answer);
+            }
+            let until_over = holder.left.unwrap_or_default().max(POLL_MIN);
+            room.wait(seen, pause.min(left).min(until_over));
+            pause = pause.saturating_mul(2).min(self.gate.config.poll);
+        }
+    }
+
+    fn counted(&self, answer: Result<Begin, IdempotencyError>) -> Result<Begin, IdempotencyError> {
+        let counters = &self.gate.counters;
+        match &answer {
+            Ok(Begin::Execute(held)) => {
+                counters.executions.add(1);
+                let taken_over = held.permit.execution == Execution::TakenOver;
+                counters.takeovers.add(u64::from(taken_over));
+            }
+            Ok(Begin::Replay(_)) => counters.replays.add(1),
+            Ok(Begin::InFlight(_)) => counters.in_flight.add(1),
+            Ok(Begin::InDoubt(_)) => counters.in_doubt.add(1),
+            Err(IdempotencyError::Storage(StorageError::Conflict { .. })) => {
+                counters.conflicts.add(1);
+            }
+            Err(_) => {}
+        }
+        answer
+    }
+
+    /// The part that records the outcome of an execution, for a commit of the caller's
+    /// own: under the lease of a work item, if the permit is. The permit is to be
+    /// dropped once that is made.
+    pub fn prepare_finish(&self, held: &HeldPermit, outcome: NewOutcome) -> Part {
+        FinishKey {
+            fence: held.permit.fence,
+            outcome,
+        }
+        .into()
+    }
+
+    /// Records the outcome of an execution. When it returns `Ok`, that is as durable as
+    /// a commit.
+    ///
+    /// # Errors
+    ///
+    /// As [`IdempotencyStore::record`]. The permit is given up then: who wants to try
+    /// again uses that.
+    pub fn finish(&self, held: HeldPermit, outcome: NewOutcome) -> Result<(), IdempotencyError> {
+        self.record(&held, outcome)
+    }
+
+    /// Records the outcome of an execution, and leaves the permit with the caller, who
+    /// can try again. After `Ok` it is to be dropped.
+    ///
+    /// Where the store does not know whether a commit was made, it is asked what is
+    /// there, and the outcome is recorded again if it is not.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::StaleLease`] when the permit is over, or the lease of its work
+    /// item: nothing was changed. [`StorageError::Invalid`] for a time to live of zero,
+    /// [`StorageError::LimitExceeded`] for an outcome that is too large, and those of
+    /// [`Storage::commit`].
+    pub fn record(&self, held: &HeldPermit, outcome: NewOutcome) -> Result<(), IdempotencyError> {
+        let finish = FinishKey {
+            fence: held.permit.fence,
+            outcome,
+        };
+        let mut unknown = 0;
+        loop {
+            match self.end(held, finish.clone()) {
+                Err(StorageError::CommitUnknown(cause)) => {
+                    unknown += 1;
+                    match self.gate.storage.find_key(&held.permit.key) {
+                        Ok(Some(entry)) if is_outcome_of(&entry, held.permit.fence) => break,
+                        Ok(_) if unknown < UNKNOWN_COMMITS_MAX => {}
+                        _ => return Err(StorageError::CommitUnknown(cause).into()),
+                    }
+                }
+                answer => {
+                    answer?;
+                    break;
+                }
+            }
+        }
+        self.gate.counters.finished.add(1);
+        Ok(())
+    }
+
+    /// Ends an execution that did nothing: the key is as if it had never been begun,
+    /// and what was recorded before is gone.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::StaleLease`], and those of [`Storage::commit`].
+    pub fn abandon(&self, held: HeldPermit) -> Result<(), IdempotencyError> {
+        let fence = held.permit.fence;
+        Ok(self.end(&held, AbandonKey { fence })?)
+    }
+
+    /// Ends an execution of which nobody knows what it did: the key is in doubt at once.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::StaleLease`], and those of [`Storage::commit`].
+    pub fn leave_in_doubt(&self, held: HeldPermit) -> Result<(), IdempotencyError> {
+        let fence = held.permit.fence;
+        Ok(self.end(&held, DoubtKey { fence })?)
+    }
+
+    /// Commits the end of an execution, and the uses that were noted meanwhile.
+    fn end(&self, held: &HeldPermit, part: impl Into<Part>) -> Result<(), StorageError> {
+        let mut commit = match held.permit.under {
+            Some(lease) => Commit::under(lease),
+            None => Commit::new(),
+        };
+        commit = commit.part(part);
+        let keys = self.gate.permits.take_uses();
+        if !keys.is_empty() {
+            commit = commit.part(TouchKeys { keys });
+        }
+        if let Some(renewing) = &held.renewing {
+            renewing.ending();
+        }
+        let answer = self.gate.storage.commit(commit);
+        if let Err(error) = &answer {
+            let is_stale = matches!(error, StorageError::StaleLease(_));
+            self.gate.counters.stale.add(u64::from(is_stale));
+            if let Some(renewing) = &held.renewing {
+                renewing.not_ended();
+            }
+        }
+        answer.map(|_| ())
+    }
+
+    /// What is there under a key. A read that waits for nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`] when it is damaged.
+    pub fn lookup(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, IdempotencyError> {
+        Ok(self.gate.storage.find_key(key)?)
+    }
+
+    /// Notes that an outcome was used, where the last use that is known is older than
+    /// an hour ([`USED_AT_RESOLUTION`]). It is kept in memory, and written with what is
+    /// written anyway, or together with others: a minute later at most, by a thread.
+    pub fn touch(&self, key: &KeySummary) {
+        let fresh_until = key.used_at.plus(USED_AT_RESOLUTION);
+        if fresh_until <= self.gate.storage.now() {
+            self.gate.permits.note_use(key.id);
+        }
+    }
+
+    /// Keys in doubt, the oldest first, `rows` at a time. A page may have fewer rows,
+    /// and yet not be the last.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyStorage::keys_in_doubt`](agentos_core::KeyStorage::keys_in_doubt).
+    pub fn in_doubt(
+        &self,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<KeySummary>, IdempotencyError> {
+        Ok(self.gate.storage.keys_in_doubt(after, rows)?)
+    }
+
+    /// Ends the doubt about a key. An audit line says how, and why: who found it out,
+    /// and how.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::StaleLease`] when it is not that execution which is in doubt;
+    /// [`StorageError::IllegalTransition`] when its permit is not over;
+    /// [`StorageError::Invalid`] without a reason, and those of [`Storage::commit`].
+    pub fn resolve(
+        &self,
+        key: &KeySummary,
+        resolution: Resolution,
+        reason: impl Into<String>,
+    ) -> Result<(), IdempotencyError> {
+        let config = &self.gate.config;
+        let resolve = ResolveKey {
+            key: key.key.clone(),
+            fence: KeyFence {
+                key: key.id,
+                token: key.token,
+            },
+            resolution,
+            reason: reason.into(),
+            sole_start: config.sole_start.then(|| config.owner.clone()),
+        };
+        self.gate.storage.commit(resolve.into())?;
+        self.gate.rooms.ended(&key.key);
+        Ok(())
+    }
+
+    /// The keys of a task, the oldest first, `rows` at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyStorage::keys`](agentos_core::KeyStorage::keys).
+    pub fn history(
+        &self,
+        task: &TaskId,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<KeySummary>, IdempotencyError> {
+        let filter = KeyFilter {
+            task: Some(task.clone()),
+            ..KeyFilter::default()
+        };
+        Ok(self.gate.storage.keys(&filter, after, rows)?)
+    }
+
+    /// Removes the keys that a filter fits and that have an outcome, and says how many
+    /// they were. What is pending stays, and so does what is recorded after the call
+    /// began. Without a task in the filter it walks over all keys.
+    ///
+    /// It makes a commit for each thousand of them: after an error some may be gone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`KeyStorage::keys`](agentos_core::KeyStorage::keys) and
+    /// [`Storage::commit`].
+    pub fn remove(&self, filter: &KeyFilter) -> Result<u64, IdempotencyError> {
+        let storage = &self.gate.storage;
+        // What is recorded now counts; the filter means what came before a moment.
+        let end = storage.now().plus(Duration::from_micros(1));
+        let before = filter.changed_before.map_or(end, |before| before.min(end));
+        let filter = KeyFilter {
+            changed_before: Some(before),
+            ..filter.clone()
+        };
+        let (mut removed, mut after) = (0, None);
+        loop {
+            let page = storage.keys(&filter, after, PAGE_ROWS_MAX)?;
+            let keys: Vec<KeyFence> = page
+                .items
+                .iter()
+                .filter(|key| key.view.status != KeyStatus::Pending)
+                .map(|key| KeyFence {
+                    key: key.id,
+                    token: key.token,
+                })
+                .collect();
+            if !keys.is_empty() {
+                let receipt = storage.commit(RemoveKeys { keys }.into())?;
+                removed += receipt.outcomes.iter().map(removed_by).sum::<u64>();
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(removed),
+            }
+        }
+    }
+}
+
+impl Gate {
+    /// Asks for a key once, without waiting.
+    fn ask(
+        self: &Arc<Gate>,
+        request: &Request,
+        on_recorded: OnRecorded,
+    ) -> Result<Begin, IdempotencyError> {
+        let question = BeginKey {
+            on_recorded,
+            lease: self.config.lease,
+            ..request.question(&self.config.owner, self.config.sole_start)
+        };
+        if let Some(answer) = self.look(&question)? {
+            return Ok(answer);
+        }
+        let needs_renewing = request.under.is_none();
+        if needs_renewing {
+            // Before anything is begun that could not be renewed.
+            self.permits.start()?;
+        }
+        let begin = request.fill(question);
+        let counted = self.storage.boot_now().plus(self.config.lease);
+        match self.storage.begin_key(&begin)? {
+            Begun::Execute(mut permit) => {
+                let renewing = needs_renewing.then(|| {
+                    permit.deadline = earlier(&counted, &permit.deadline);
+                    self.permits.hold(permit.fence, permit.deadline.clone())
+                });
+                Ok(Begin::Execute(HeldPermit {
+                    permit,
+                    gate: Arc::clone(self),
+                    renewing,
+                }))
+            }
+            Begun::Replay(entry) => Ok(Begin::Replay(entry)),
+            Begun::InFlight(holder) => Ok(Begin::InFlight(holder)),
+            Begun::InDoubt(holder) => Ok(Begin::InDoubt(holder)),
+        }
+    }
+
+    /// Looks for an answer without a lock. `None`: something is to be written.
+    fn look(&self, question: &BeginKey) -> Result<Option<Begin>, IdempotencyError> {
+        let found = match self.storage.find_key(&question.key) {
+            Err(StorageError::Corrupt { what, cause }) => {
+                self.counters.damaged.add(1);
+                if question.on_damaged == OnDamaged::Refuse {
+                    return Err(StorageError::Corrupt { what, cause }.into());
+                }
+                return Ok(None);
+            }
+            found => found?,
+        };
+        let decision = question.decide(found.as_ref().map(|entry| &entry.summary.view));
+        Ok(match (decision, found) {
+            (KeyDecision::Conflict, _) => {
+                return Err(StorageError::Conflict {
+                    what: "idempotency key",
+                    id: question.key.to_string(),
+                }
+                .into());
+            }
+            (KeyDecision::Replay, Some(entry)) => Some(Begin::Replay(Box::new(entry))),
+            (KeyDecision::InFlight, Some(entry)) => entry.summary.view.permit.map(Begin::InFlight),
+            (KeyDecision::InDoubt, Some(entry)) => entry.summary.view.permit.map(Begin::InDoubt),
+            _ => None,
+        })
+    }
+}
+
+/// Whether what is there is the outcome of this execution.
+fn is_outcome_of(entry: &KeyEntry, fence: KeyFence) -> bool {
+    let summary = &entry.summary;
+    summary.view.status != KeyStatus::Pending
+        && summary.id == fence.key
+        && summary.token == fence.token
+}
+
+fn removed_by(outcome: &PartOutcome) -> u64 {
+    match outcome {
+        PartOutcome::KeysRemoved(removed) => (*removed).into(),
+        _ => 0,
+    }
+}

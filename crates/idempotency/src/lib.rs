@@ -3,10 +3,49 @@
 //! [`IdempotencyStore`] is the gate: for one key, callers in any number of threads
 //! and processes get one execution. On it rest the cache of model outputs and the
 //! ledger of tool calls. This crate knows the port of `agentos-core`, never an engine.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use agentos_core::{IdempotencyKey, NewOutcome, Storage, Worker, WorkerId};
+//! use agentos_idempotency::{
+//!     Begin, CanonicalJson, GateConfig, IdempotencyError, IdempotencyStore, Request,
+//! };
+//!
+//! fn charge(storage: Arc<dyn Storage>, order: &str) -> Result<Vec<u8>, IdempotencyError> {
+//!     let owner = Worker::start(WorkerId::new("host-1")?);
+//!     let gate = IdempotencyStore::new(storage, GateConfig::new(owner))?;
+//!     let what = CanonicalJson::of_text(order)?;
+//!     let key = IdempotencyKey::new("charge:order-42")?;
+//!     let request = Request::new(key, what.digest()).operation("charge");
+//!     match gate.begin_wait(&request, Duration::from_secs(10))? {
+//!         Begin::Execute(permit) => {
+//!             let receipt = b"paid".to_vec();
+//!             gate.finish(permit, NewOutcome::success(receipt.clone()))?;
+//!             Ok(receipt)
+//!         }
+//!         Begin::Replay(entry) => Ok(entry.outcome.unwrap_or_default()),
+//!         Begin::InFlight(holder) => Err(IdempotencyError::InFlight(Box::new(holder))),
+//!         Begin::InDoubt(holder) => Err(IdempotencyError::InDoubt(Box::new(holder))),
+//!     }
+//! }
+//! ```
 
+mod config;
 mod error;
 mod gate;
 mod key;
-mod limits;
+pub mod limits;
 mod permits;
+mod request;
 mod stats;
+mod uses;
+mod waiting;
+
+pub use config::GateConfig;
+pub use error::{IdempotencyError, JsonError};
+pub use gate::{Begin, HeldPermit, IdempotencyStore};
+pub use key::{CanonicalJson, cache_key, ledger_key};
+pub use permits::PermitLoss;
+pub use request::Request;
+pub use stats::{GateStats, fraction};

@@ -1,1 +1,46 @@
-//! Bounds of this crate.
+//! The bounds of this crate, with their units. Those that others share are in
+//! `agentos_core::limits`.
+
+use std::time::Duration;
+
+use agentos_core::limits::{HEARTBEATS_PER_LEASE, KEYS_PER_PART_MAX, LEASE_MIN};
+
+/// Longest JSON of which a canonical form is made, and longest such form, in bytes.
+pub const JSON_BYTES_MAX: usize = 64 << 20;
+/// Deepest nesting of such JSON.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+/// One who waits looks for what other processes did so often, unless configured
+/// otherwise.
+pub const POLL_DEFAULT: Duration = Duration::from_millis(25);
+/// Shortest time between two looks that can be configured.
+pub const POLL_MIN: Duration = Duration::from_millis(1);
+/// Longest time between two looks that can be configured.
+pub const POLL_MAX: Duration = Duration::from_secs(1);
+
+/// After a renewal that failed, the next try comes after this part of the time
+/// between two renewals.
+pub(crate) const RENEWAL_RETRIES_PER_HEARTBEAT: u32 = 10;
+/// Longest sleep of the thread that renews while permits are held. Waits do not count
+/// the time for which the machine was suspended, deadlines do.
+pub(crate) const CLOCK_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// So many uses are written together.
+pub(crate) const USES_PER_BATCH: usize = 256;
+/// Most uses that are kept until they are written. Further ones are forgotten.
+pub(crate) const USES_KEPT_MAX: usize = KEYS_PER_PART_MAX;
+/// How long a use waits at most until it is written.
+pub(crate) const USE_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How often the end of an execution is recorded again, after commits of which nobody
+/// knows whether they were made.
+pub(crate) const UNKNOWN_COMMITS_MAX: u32 = 3;
+
+const _: () = {
+    assert!(POLL_MIN.as_nanos() <= POLL_DEFAULT.as_nanos());
+    assert!(POLL_DEFAULT.as_nanos() <= POLL_MAX.as_nanos());
+    assert!(USES_PER_BATCH <= USES_KEPT_MAX && USES_KEPT_MAX <= KEYS_PER_PART_MAX);
+    // The pause before a retry is no spin.
+    let renewal_us = LEASE_MIN.as_micros() / HEARTBEATS_PER_LEASE as u128;
+    assert!(1000 <= renewal_us / RENEWAL_RETRIES_PER_HEARTBEAT as u128);
+};
