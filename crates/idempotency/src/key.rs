@@ -8,15 +8,17 @@
 //! them.
 //!
 //! The form is JSON itself: no spacing, members ordered by the bytes of their names,
-//! numbers as `serde_json` writes them where it can keep them, strings with no more
-//! escapes than needed. It never changes, since keys that are stored are made of it.
+//! strings with no more escapes than needed, numbers with a fraction or an exponent as
+//! one digit, the others behind a point, and an exponent: `1.5e0`. It never changes,
+//! since keys that are stored are made of it; so it does not rest on how a version of
+//! `serde_json` writes floats.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use agentos_core::{Digest, DigestBuilder, IdempotencyKey, LimitExceeded, TaskId};
-use serde::de::{Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::value::RawValue;
-use serde_json::{Number, Value};
+use serde::de::{Error as _, IgnoredAny};
+use serde_json::Value;
 
 use crate::error::JsonError;
 use crate::limits::{JSON_BYTES_MAX, JSON_DEPTH_MAX};
@@ -45,10 +47,15 @@ impl CanonicalJson {
     /// [`JsonError`].
     pub fn of_text(text: &str) -> Result<CanonicalJson, JsonError> {
         within("JSON bytes", text.len(), JSON_BYTES_MAX)?;
-        let raw: &RawValue = serde_json::from_str(text)?;
-        let mut out = Vec::with_capacity(text.len());
-        write_raw(raw, 0, &mut out)?;
-        CanonicalJson::bounded(out)
+        // From here on it is known to be JSON, and only walked over.
+        let IgnoredAny = serde_json::from_str(text)?;
+        let mut walk = Walk {
+            text,
+            at: 0,
+            out: Vec::with_capacity(text.len()),
+        };
+        walk.value(0)?;
+        CanonicalJson::bounded(walk.out)
     }
 
     /// The canonical form of JSON text, given as bytes.
@@ -173,128 +180,179 @@ fn write_value(value: &Value, depth: usize, out: &mut Vec<u8>) -> Result<(), Jso
     Ok(())
 }
 
-/// Writes what `serde_json` has found to be JSON, and has not interpreted.
-fn write_raw(raw: &RawValue, depth: usize, out: &mut Vec<u8>) -> Result<(), JsonError> {
-    let text = raw.get();
-    match text.as_bytes().first() {
-        Some(b'[') => {
-            let mut failure = None;
-            let elements = Elements {
-                depth: deeper(depth)?,
-                out,
-                failure: &mut failure,
-            };
-            let walked = serde_json::Deserializer::from_str(text).deserialize_seq(elements);
-            failure.map_or(Ok(()), Err)?;
-            walked?;
-        }
-        Some(b'{') => {
-            let depth = deeper(depth)?;
-            let mut members = serde_json::Deserializer::from_str(text).deserialize_map(Members)?;
-            members.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-            out.push(b'{');
-            let mut last = None;
-            for (name, member) in members {
-                if last.as_ref() == Some(&name) {
-                    return Err(JsonError::DuplicateMember { name });
-                }
-                if last.is_some() {
-                    out.push(b',');
-                }
-                serde_json::to_writer(&mut *out, &name)?;
-                out.push(b':');
-                write_raw(member, depth, out)?;
-                last = Some(name);
+/// Goes once over text that is JSON, and writes its canonical form.
+struct Walk<'t> {
+    text: &'t str,
+    at: usize,
+    out: Vec<u8>,
+}
+
+/// A member that is written: its name, and from where to where.
+struct Member<'t> {
+    name: Cow<'t, str>,
+    from: usize,
+    to: usize,
+}
+
+impl<'t> Walk<'t> {
+    /// The next byte that is not spacing.
+    fn peek(&mut self) -> Result<u8, JsonError> {
+        let rest = &self.text.as_bytes()[self.at..];
+        let spacing = rest.iter().take_while(|byte| b" \t\r\n".contains(byte));
+        self.at += spacing.count();
+        let byte = self.text.as_bytes().get(self.at);
+        byte.copied().ok_or_else(disagreement)
+    }
+
+    /// Whether the next byte is this one; then it is behind.
+    fn takes(&mut self, byte: u8) -> Result<bool, JsonError> {
+        let found = self.peek()? == byte;
+        self.at += usize::from(found);
+        Ok(found)
+    }
+
+    /// The bytes from here on that fit.
+    fn take_while(&mut self, fits: impl Fn(u8) -> bool) -> &'t str {
+        let rest = &self.text[self.at..];
+        let end = rest.bytes().position(|byte| !fits(byte));
+        let token = &rest[..end.unwrap_or(rest.len())];
+        self.at += token.len();
+        token
+    }
+
+    fn value(&mut self, depth: usize) -> Result<(), JsonError> {
+        match self.peek()? {
+            b'[' => self.array(deeper(depth)?),
+            b'{' => self.object(deeper(depth)?),
+            b'"' => {
+                let text = self.string()?;
+                self.write_string(&text)
             }
-            out.push(b'}');
+            b'-' | b'0'..=b'9' => {
+                let number = |byte: u8| byte.is_ascii_digit() || b"+-.eE".contains(&byte);
+                let number = self.take_while(number);
+                write_number(number, &mut self.out)
+            }
+            _ => {
+                let word = self.take_while(|byte| byte.is_ascii_lowercase());
+                if word.is_empty() {
+                    return Err(disagreement());
+                }
+                self.out.extend_from_slice(word.as_bytes());
+                Ok(())
+            }
         }
-        Some(b'"') if text.contains('\\') => {
-            let decoded: String = serde_json::from_str(text)?;
-            serde_json::to_writer(out, &decoded)?;
-        }
-        Some(b'-' | b'0'..=b'9') => write_number(text, out)?,
-        // A string without escapes, or a word.
-        _ => out.extend_from_slice(text.as_bytes()),
-    }
-    Ok(())
-}
-
-/// Writes the elements of an array one after the other.
-struct Elements<'o> {
-    depth: usize,
-    out: &'o mut Vec<u8>,
-    /// Why it ended early, if that was not for the JSON's sake.
-    failure: &'o mut Option<JsonError>,
-}
-
-impl<'de> Visitor<'de> for Elements<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an array")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<(), A::Error> {
+    fn array(&mut self, depth: usize) -> Result<(), JsonError> {
+        self.at += 1;
         self.out.push(b'[');
-        let mut is_first = true;
-        while let Some(element) = elements.next_element::<&RawValue>()? {
-            if !is_first {
+        if !self.takes(b']')? {
+            self.value(depth)?;
+            while self.takes(b',')? {
                 self.out.push(b',');
+                self.value(depth)?;
             }
-            is_first = false;
-            if let Err(error) = write_raw(element, self.depth, self.out) {
-                *self.failure = Some(error);
-                return Err(A::Error::custom("an element has no canonical form"));
-            }
+            self.at += 1;
         }
         self.out.push(b']');
         Ok(())
     }
+
+    fn object(&mut self, depth: usize) -> Result<(), JsonError> {
+        self.at += 1;
+        self.out.push(b'{');
+        let begin = self.out.len();
+        let mut members = Vec::new();
+        if !self.takes(b'}')? {
+            loop {
+                let from = self.out.len();
+                self.peek()?;
+                let name = self.string()?;
+                self.write_string(&name)?;
+                self.out.push(b':');
+                self.peek()?;
+                self.at += 1;
+                self.value(depth)?;
+                let to = self.out.len();
+                members.push(Member { name, from, to });
+                if !self.takes(b',')? {
+                    break;
+                }
+                self.out.push(b',');
+            }
+            self.at += 1;
+        }
+        self.order(begin, members)?;
+        self.out.push(b'}');
+        Ok(())
+    }
+
+    /// Orders the members that were written from `begin` on as they came.
+    fn order(&mut self, begin: usize, mut members: Vec<Member<'t>>) -> Result<(), JsonError> {
+        let is_ordered = members.is_sorted_by(|one, next| one.name < next.name);
+        if is_ordered {
+            return Ok(());
+        }
+        members.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let twice = members.windows(2).find(|pair| pair[0].name == pair[1].name);
+        if let Some([member, _]) = twice {
+            let name = member.name.to_string();
+            return Err(JsonError::DuplicateMember { name });
+        }
+        let mut ordered = Vec::with_capacity(self.out.len() - begin);
+        for member in members {
+            if !ordered.is_empty() {
+                ordered.push(b',');
+            }
+            ordered.extend_from_slice(&self.out[member.from..member.to]);
+        }
+        self.out.truncate(begin);
+        self.out.extend_from_slice(&ordered);
+        Ok(())
+    }
+
+    /// The string that begins here.
+    fn string(&mut self) -> Result<Cow<'t, str>, JsonError> {
+        let rest = &self.text[self.at..];
+        let mut escaped = false;
+        let inside = rest.bytes().skip(1).position(|byte| {
+            let ends = byte == b'"' && !escaped;
+            escaped = byte == b'\\' && !escaped;
+            ends
+        });
+        let inside = inside.ok_or_else(disagreement)?;
+        let token = &rest[..inside + 2];
+        self.at += token.len();
+        let text = &token[1..=inside];
+        if text.contains('\\') {
+            return Ok(Cow::Owned(serde_json::from_str(token)?));
+        }
+        Ok(Cow::Borrowed(text))
+    }
+
+    fn write_string(&mut self, text: &str) -> Result<(), JsonError> {
+        Ok(serde_json::to_writer(&mut self.out, text)?)
+    }
 }
 
-/// Takes the members of an object as they come.
-struct Members;
-
-impl<'de> Visitor<'de> for Members {
-    type Value = Vec<(String, &'de RawValue)>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-        let mut members = Vec::new();
-        while let Some(member) = map.next_entry()? {
-            members.push(member);
-        }
-        Ok(members)
-    }
+/// The walk does not find what was found to be there: a defect.
+fn disagreement() -> JsonError {
+    serde_json::Error::custom("it ends within a value").into()
 }
 
 /// Writes a number, given as JSON.
 fn write_number(text: &str, out: &mut Vec<u8>) -> Result<(), JsonError> {
-    if !text.contains(['.', 'e', 'E']) {
-        // There is no integer minus zero: readers take it for a float.
-        let text = if text == "-0" { "-0.0" } else { text };
+    // There is no integer minus zero: readers take it for a float.
+    if text != "-0" && !text.contains(['.', 'e', 'E']) {
         out.extend_from_slice(text.as_bytes());
         return Ok(());
     }
-    let exact = Decimal::of(text)?;
-    // What a float keeps is written as `serde_json` writes that float, so that a
-    // value and its text have one form.
-    let float = text.parse().ok().and_then(Number::from_f64);
-    if let Some(float) = float.map(|float| float.to_string())
-        && Decimal::of(&float)? == exact
-    {
-        out.extend_from_slice(float.as_bytes());
-        return Ok(());
-    }
-    exact.write(out);
+    Decimal::of(text)?.write(out);
     Ok(())
 }
 
 /// The exact value of a number with a fraction or an exponent.
-#[derive(PartialEq, Eq)]
 struct Decimal {
     negative: bool,
     /// Without zeros at either end; empty for zero.

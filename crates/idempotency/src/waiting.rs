@@ -12,7 +12,14 @@ use parking_lot::{Condvar, Mutex};
 
 /// A room for each key that somebody waits for.
 #[derive(Debug, Default)]
-pub(crate) struct Rooms(Mutex<HashMap<IdempotencyKey, Arc<Room>>>);
+pub(crate) struct Rooms(Mutex<HashMap<IdempotencyKey, Occupied>>);
+
+#[derive(Debug, Default)]
+struct Occupied {
+    room: Arc<Room>,
+    /// How many are in it.
+    waiting: usize,
+}
 
 #[derive(Debug, Default)]
 struct Room {
@@ -24,17 +31,20 @@ struct Room {
 impl Rooms {
     /// Enters the room of a key, until the guard is dropped.
     pub(crate) fn enter(&self, key: &IdempotencyKey) -> Waiting<'_> {
-        let room = Arc::clone(self.0.lock().entry(key.clone()).or_default());
+        let mut rooms = self.0.lock();
+        let occupied = rooms.entry(key.clone()).or_default();
+        occupied.waiting += 1;
         Waiting {
             rooms: self,
             key: key.clone(),
-            room,
+            room: Arc::clone(&occupied.room),
         }
     }
 
     /// Something ended that may concern those who wait for this key.
     pub(crate) fn ended(&self, key: &IdempotencyKey) {
-        if let Some(room) = self.0.lock().get(key) {
+        let room = self.0.lock().get(key).map(|found| Arc::clone(&found.room));
+        if let Some(room) = room {
             *room.ends.lock() += 1;
             room.ended.notify_all();
         }
@@ -72,10 +82,11 @@ impl Waiting<'_> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut rooms = self.rooms.0.lock();
-        // The map has it, and this guard: nobody else is in the room, and nobody can
-        // enter it meanwhile.
-        if Arc::strong_count(&self.room) <= 2 {
-            rooms.remove(&self.key);
+        if let Some(occupied) = rooms.get_mut(&self.key) {
+            occupied.waiting -= 1;
+            if occupied.waiting == 0 {
+                rooms.remove(&self.key);
+            }
         }
     }
 }
