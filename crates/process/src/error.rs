@@ -5,6 +5,16 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Started the guardian of the child's group.
+pub(crate) const START_GUARDIAN: &str = "start the guardian of a process group";
+/// Put what the child reads into a file in memory.
+pub(crate) const PREPARE_STDIN: &str = "prepare a child's standard input";
+/// Executed the program.
+pub(crate) const START_CHILD: &str = "start a child process";
+
+/// What the machine was doing before the program was executed, or in place of it.
+const BEFORE_IT_RAN: [&str; 3] = [START_GUARDIAN, PREPARE_STDIN, START_CHILD];
+
 /// A child process could not be started, read or ended.
 ///
 /// That a program ran and failed is not an error: see
@@ -49,6 +59,12 @@ pub enum ProcessError {
         /// What the system said.
         source: io::Error,
     },
+    /// It was cancelled before it was started. Nothing ran.
+    #[error("command {program:?} was cancelled before it was started")]
+    Cancelled {
+        /// The program as it was named.
+        program: OsString,
+    },
     /// The machine got in the way (no memory, no process or descriptor left, no
     /// `/bin/sh` for the guardian). What was started has been killed: retry
     /// later, or call an operator.
@@ -86,6 +102,20 @@ impl ProcessError {
             self,
             ProcessError::Machine { .. } | ProcessError::StillRunning { .. }
         )
+    }
+
+    /// Whether it is known that the program was never executed. Otherwise it may have
+    /// run, for however short a time.
+    pub fn nothing_ran(&self) -> bool {
+        match self {
+            ProcessError::NotFound { .. }
+            | ProcessError::PermissionDenied { .. }
+            | ProcessError::WorkingDirectory { .. }
+            | ProcessError::Invalid { .. }
+            | ProcessError::Cancelled { .. } => true,
+            ProcessError::Machine { doing, .. } => BEFORE_IT_RAN.contains(doing),
+            ProcessError::LineTooLong { .. } | ProcessError::StillRunning { .. } => false,
+        }
     }
 
     /// For `map_err`: the machine failed while `doing`.

@@ -72,14 +72,16 @@ pub enum Outcome {
     },
     /// The timeout passed, and the whole group was killed.
     TimedOut,
+    /// It was cancelled, and the whole group was killed.
+    Cancelled,
 }
 
 impl Outcome {
-    /// The exit code, if there is one. Neither a signal nor a timeout has one.
+    /// The exit code, if there is one. None of the others has one.
     pub fn code(self) -> Option<i32> {
         match self {
             Outcome::Exited { code } => Some(code),
-            Outcome::Signalled { .. } | Outcome::TimedOut => None,
+            Outcome::Signalled { .. } | Outcome::TimedOut | Outcome::Cancelled => None,
         }
     }
 
@@ -104,6 +106,7 @@ impl fmt::Display for Outcome {
             Outcome::Exited { code } => write!(f, "exit code {code}"),
             Outcome::Signalled { signal } => write!(f, "signal {signal}"),
             Outcome::TimedOut => f.write_str("timed out"),
+            Outcome::Cancelled => f.write_str("cancelled"),
         }
     }
 }

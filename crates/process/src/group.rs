@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::clock::{Deadline, Stopwatch};
 use crate::command::CommandSpec;
-use crate::error::ProcessError;
+use crate::error::{PREPARE_STDIN, ProcessError, START_CHILD};
 use crate::exit::Exit;
 use crate::guardian::Guardian;
 use crate::limits::KILL_WAIT;
@@ -99,13 +99,12 @@ fn stdin_of(spec: &CommandSpec) -> Result<Stdio, ProcessError> {
     let Some(bytes) = &spec.stdin else {
         return Ok(Stdio::null());
     };
-    let doing = "prepare a child's standard input";
     let fd = rustix::fs::memfd_create("agentos-stdin", rustix::fs::MemfdFlags::CLOEXEC)
-        .map_err(ProcessError::machine(doing))?;
+        .map_err(ProcessError::machine(PREPARE_STDIN))?;
     let mut file = std::fs::File::from(fd);
     file.write_all(bytes)
         .and_then(|()| std::io::Seek::rewind(&mut file))
-        .map_err(ProcessError::machine(doing))?;
+        .map_err(ProcessError::machine(PREPARE_STDIN))?;
     Ok(Stdio::from(file))
 }
 
@@ -134,7 +133,7 @@ fn why_not_started(spec: &CommandSpec, source: std::io::Error) -> ProcessError {
             ProcessError::Invalid { program, source }
         }
         _ => ProcessError::Machine {
-            doing: "start a child process",
+            doing: START_CHILD,
             source,
         },
     }

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group, test_kill_process_group};
 
 use crate::clock::{Deadline, Stopwatch};
-use crate::error::ProcessError;
+use crate::error::{ProcessError, START_GUARDIAN};
 use crate::limits::{GONE_POLL, KILL_WAIT, START_WAIT, ZOMBIE_GRACE};
 use crate::pipe;
 use crate::process::{Process, SpawnError};
@@ -39,7 +39,7 @@ pub(crate) struct Guardian {
 
 impl Guardian {
     pub(crate) fn start() -> Result<Guardian, ProcessError> {
-        let doing = "start the guardian of a process group";
+        let doing = START_GUARDIAN;
         // Both ends are close-on-exec: no other child keeps the lifeline open.
         let (reader, lifeline) = std::io::pipe().map_err(ProcessError::machine(doing))?;
         let mut command = Command::new("/bin/sh");

@@ -31,6 +31,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("agentos-process needs Linux: process groups are watched through pidfds");
 
+mod cancel;
 mod child;
 mod clock;
 mod command;
@@ -44,8 +45,9 @@ mod pipe;
 mod process;
 mod run;
 
+pub use cancel::CancelToken;
 pub use child::{Child, NextLine, Signal, Sink};
 pub use command::CommandSpec;
 pub use error::ProcessError;
 pub use exit::{Exit, Outcome};
-pub use run::{Finished, run};
+pub use run::{Finished, run, run_until};

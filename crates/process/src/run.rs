@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::Stdio;
 use std::time::Duration;
 
+use crate::cancel::CancelToken;
 use crate::clock::{Deadline, Stopwatch};
 use crate::command::CommandSpec;
 use crate::error::ProcessError;
@@ -53,6 +54,26 @@ impl Finished {
 /// That the command fails, dies or times out is no error. See [`ProcessError`]
 /// for what is: mostly that it could not be started.
 pub fn run(spec: &CommandSpec) -> Result<Finished, ProcessError> {
+    finish(spec, None)
+}
+
+/// As [`run`], and kills the whole group at once when `cancel` is cancelled
+/// meanwhile. A command that had ended by itself by then keeps its own end.
+///
+/// # Errors
+///
+/// As [`run`]; [`ProcessError::Cancelled`] when it was cancelled before anything was
+/// started.
+pub fn run_until(spec: &CommandSpec, cancel: &CancelToken) -> Result<Finished, ProcessError> {
+    if cancel.is_cancelled() {
+        return Err(ProcessError::Cancelled {
+            program: spec.program.clone(),
+        });
+    }
+    finish(spec, Some(cancel))
+}
+
+fn finish(spec: &CommandSpec, cancel: Option<&CancelToken>) -> Result<Finished, ProcessError> {
     let watch = Stopwatch::start();
     let mut group = Group::start(spec, Stdio::piped(), Stdio::piped())?;
     // The command's time does not begin before the command: starting the
@@ -62,18 +83,26 @@ pub fn run(spec: &CommandSpec) -> Result<Finished, ProcessError> {
     let mut stderr = Capture::new(group.main.take_stderr(), spec.max_output);
     let mut buffer = Vec::new();
 
-    let timed_out = loop {
-        let fds = [Some(group.main.pidfd()), stdout.fd(), stderr.fd()];
-        let [ended, out, err] = pipe::readable(fds, deadline)?;
+    let killed_for = loop {
+        let fds = [
+            Some(group.main.pidfd()),
+            cancel.map(CancelToken::fd),
+            stdout.fd(),
+            stderr.fd(),
+        ];
+        let [ended, cancelled, out, err] = pipe::readable(fds, deadline)?;
         // The end of the command comes first: a process that left the group
         // must not keep us reading.
         if ended {
-            break false;
+            break None;
+        }
+        if cancelled {
+            break Some(Outcome::Cancelled);
         }
         // Also while output keeps coming: a talkative command has no more time
         // than a silent one.
         if deadline.passed() {
-            break true;
+            break Some(Outcome::TimedOut);
         }
         if out {
             stdout.read(&mut buffer)?;
@@ -86,12 +115,11 @@ pub fn run(spec: &CommandSpec) -> Result<Finished, ProcessError> {
     let exit = group.end()?;
     stdout.drain()?;
     stderr.drain()?;
-    // A command that exited by itself in the instant between the deadline and
-    // the kill did exit by itself.
-    let outcome = if timed_out && exit.is_sigkill() {
-        Outcome::TimedOut
-    } else {
-        Outcome::from(exit)
+    // A command that exited by itself in the instant before the kill did exit by
+    // itself.
+    let outcome = match killed_for {
+        Some(reason) if exit.is_sigkill() => reason,
+        _ => Outcome::from(exit),
     };
     Ok(Finished {
         outcome,

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use agentos_process::{CommandSpec, Outcome, ProcessError, run};
+use agentos_process::{CancelToken, CommandSpec, Outcome, ProcessError, run, run_until};
 use support::{PATIENCE, has_ended, pid_of};
 
 fn shell(text: &str) -> CommandSpec {
@@ -115,6 +115,56 @@ fn a_timeout_kills_the_whole_group() {
     assert!(has_ended(grandchild));
 }
 
+/// Goal: nothing of a cancelled command runs when its caller goes on.
+/// Method: a command starts a child that ignores signals, and says so through a FIFO;
+/// then it is cancelled from another thread.
+#[test]
+fn cancelling_kills_the_whole_group_before_it_returns() {
+    let dir = tempfile::tempdir().unwrap();
+    let ready = dir.path().join("ready");
+    let spec = shell(
+        "mkfifo ready; (trap '' TERM INT HUP; exec sleep 1000) & echo child $!; : > ready; wait",
+    )
+    .cwd(dir.path());
+    let cancel = CancelToken::new().unwrap();
+    let finished = std::thread::scope(|scope| {
+        let running = scope.spawn(|| run_until(&spec, &cancel));
+        let deadline = CommandSpec::shell("until [ -p ready ]; do :; done; read _ < ready || true")
+            .cwd(ready.parent().unwrap())
+            .timeout(PATIENCE);
+        assert!(run(&deadline).unwrap().success());
+        cancel.cancel();
+        running.join().unwrap().unwrap()
+    });
+    assert_eq!(finished.outcome, Outcome::Cancelled);
+    assert_eq!(finished.outcome.code(), None);
+    assert!(finished.duration < PATIENCE);
+    assert!(has_ended(pid_of(finished.stdout.trim_ascii_end())));
+}
+
+#[test]
+fn what_was_cancelled_before_never_starts() {
+    let dir = tempfile::tempdir().unwrap();
+    let cancel = CancelToken::new().unwrap();
+    cancel.clone().cancel();
+    cancel.cancel();
+    let error = run_until(&shell("touch trace").cwd(dir.path()), &cancel).unwrap_err();
+    assert!(matches!(error, ProcessError::Cancelled { .. }), "{error:?}");
+    assert!(error.nothing_ran());
+    assert!(!dir.path().join("trace").exists());
+}
+
+#[test]
+fn a_command_that_nobody_cancels_ends_by_itself() {
+    let cancel = CancelToken::new().unwrap();
+    let finished = run_until(&shell("echo done; exit 4"), &cancel).unwrap();
+    assert_eq!(finished.outcome, Outcome::Exited { code: 4 });
+    assert_eq!(finished.stdout, b"done\n");
+    // Afterwards it changes nothing.
+    cancel.cancel();
+    assert!(cancel.is_cancelled());
+}
+
 #[test]
 fn a_talkative_command_times_out_like_a_silent_one() {
     let spec = shell("while :; do echo more; done")
@@ -188,6 +238,7 @@ fn what_cannot_start_says_why_by_type() {
             "{error:?}"
         );
         assert!(!error.is_machine());
+        assert!(error.nothing_ran());
     }
 }
 

@@ -169,6 +169,7 @@ impl Recheck {
                 failed(format!("exited with {code}, expected {expected}"))
             }
             Ok(Outcome::Signalled { signal }) => failed(format!("was killed by signal {signal}")),
+            Ok(Outcome::Cancelled) => failed("was cancelled".into()),
             Ok(Outcome::TimedOut) => failed(format!("was not over after {} ms", self.timeout_ms)),
             Err(error) if error.is_machine() => {
                 return Err(CheckpointError::Machine(Box::new(error)));
