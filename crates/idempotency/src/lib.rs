@@ -39,6 +39,7 @@ pub mod limits;
 mod permits;
 mod request;
 mod stats;
+mod tool_ledger;
 mod uses;
 mod waiting;
 
@@ -49,3 +50,9 @@ pub use key::{CanonicalJson, cache_key, ledger_key};
 pub use permits::PermitLoss;
 pub use request::Request;
 pub use stats::{GateStats, fraction};
+pub use tool_ledger::{
+    Answer, CallContext, CallSummary, DoubtfulCall, Effect, LedgerConfig, LedgerStats,
+    MalformedRecord, OnDoubt, OnFailure, PendingOutcome, Prepared, RECORD_VERSION, RecordedCall,
+    Redact, RunningCall, Started, Step, TooLarge, ToolAnnotations, ToolCall, ToolError,
+    ToolFailure, ToolLedger, ToolOutcome, ToolOutput, ToolRecord, Trust, Unrecorded,
+};

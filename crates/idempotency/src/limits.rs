@@ -36,6 +36,15 @@ pub(crate) const USE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// knows whether they were made.
 pub(crate) const UNKNOWN_COMMITS_MAX: u32 = 3;
 
+/// How long one waits for a tool call that somebody else runs, unless configured
+/// otherwise.
+pub const TOOL_WAIT_DEFAULT: Duration = Duration::from_secs(30);
+/// Most different tool calls of one step, of which identical ones are counted.
+pub const CALLS_PER_STEP_MAX: usize = 100_000;
+/// How often one call looks anew at what others do with it, before it says that it is in
+/// doubt.
+pub(crate) const LOOKS_PER_CALL_MAX: u32 = 16;
+
 const _: () = {
     assert!(POLL_MIN.as_nanos() <= POLL_DEFAULT.as_nanos());
     assert!(POLL_DEFAULT.as_nanos() <= POLL_MAX.as_nanos());

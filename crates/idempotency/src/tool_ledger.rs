@@ -1,0 +1,607 @@
+//! The ledger of tool calls: what was done is replayed, and never silently done again.
+//!
+//! That a call is about to run is durable before its body does; what came out is durable
+//! before its caller sees it. In between, whatever dies leaves the call in doubt: it is
+//! neither run again nor passed over, but handled as its policy says.
+
+mod call;
+mod error;
+mod outcome;
+mod pending;
+mod policy;
+mod running;
+mod stats;
+mod step;
+mod summary;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentos_core::limits::KEPT_REQUEST_BYTES_MAX;
+use agentos_core::{
+    Cursor, Deadline, Execution, FencingToken, Finding, IdempotencyKey, KeyEntry, KeyStatus,
+    KeySummary, OnLost, OnRecorded, Page, PermitHolder, Resolution, StorageError, TaskId,
+};
+use serde_json::Value;
+
+pub use call::ToolCall;
+pub use error::{ToolError, ToolFailure};
+pub use outcome::{MalformedRecord, RECORD_VERSION, TooLarge, ToolOutcome, ToolOutput, ToolRecord};
+pub use pending::{PendingOutcome, Prepared, Unrecorded};
+pub use policy::{DoubtfulCall, Effect, OnDoubt, OnFailure, ToolAnnotations, Trust};
+pub use running::{Answer, CallContext, RunningCall, Started};
+pub use stats::LedgerStats;
+pub use step::Step;
+pub use summary::{CallSummary, RecordedCall};
+
+use crate::error::IdempotencyError;
+use crate::gate::{Begin, HeldPermit, IdempotencyStore};
+use crate::key::CanonicalJson;
+use crate::limits::{LOOKS_PER_CALL_MAX, TOOL_WAIT_DEFAULT};
+use crate::request::Request;
+use call::Identity;
+use stats::LedgerCounters;
+
+/// Takes out of the arguments of a tool what nobody is to see.
+pub type Redact = dyn Fn(&str, &mut Value) + Send + Sync;
+
+/// How a ledger works.
+#[derive(Clone)]
+pub struct LedgerConfig {
+    wait: Duration,
+    on_failure: OnFailure,
+    keep_arguments: bool,
+    redact: Option<Arc<Redact>>,
+}
+
+impl Default for LedgerConfig {
+    fn default() -> LedgerConfig {
+        LedgerConfig {
+            wait: TOOL_WAIT_DEFAULT,
+            on_failure: OnFailure::default(),
+            keep_arguments: true,
+            redact: None,
+        }
+    }
+}
+
+impl fmt::Debug for LedgerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LedgerConfig")
+            .field("wait", &self.wait)
+            .field("on_failure", &self.on_failure)
+            .field("keep_arguments", &self.keep_arguments)
+            .field("redacts", &self.redact.is_some())
+            .finish()
+    }
+}
+
+impl LedgerConfig {
+    /// Waits 30 s for others, runs failures again, and keeps arguments for operators.
+    pub fn new() -> LedgerConfig {
+        LedgerConfig::default()
+    }
+
+    /// How long a call waits while somebody else runs it, unless it says otherwise.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> LedgerConfig {
+        self.wait = wait;
+        self
+    }
+
+    /// What to do with recorded failures, unless a call says otherwise.
+    #[must_use]
+    pub fn on_failure(mut self, policy: OnFailure) -> LedgerConfig {
+        self.on_failure = policy;
+        self
+    }
+
+    /// Whether the arguments of calls are kept for operators, unless a call says
+    /// otherwise: those of up to 1 MiB as canonical JSON. Of all others there is a digest.
+    #[must_use]
+    pub fn keep_arguments(mut self, keep: bool) -> LedgerConfig {
+        self.keep_arguments = keep;
+        self
+    }
+
+    /// Sees the tool and its arguments before they are kept, and takes out what nobody is
+    /// to see. The call itself and its key stay as they are.
+    #[must_use]
+    pub fn redact(
+        mut self,
+        redact: impl Fn(&str, &mut Value) + Send + Sync + 'static,
+    ) -> LedgerConfig {
+        self.redact = Some(Arc::new(redact));
+        self
+    }
+}
+
+/// The ledger of tool calls. Clones share everything.
+#[derive(Debug, Clone)]
+pub struct ToolLedger {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    gate: IdempotencyStore,
+    config: LedgerConfig,
+    counters: LedgerCounters,
+}
+
+impl ToolLedger {
+    /// The ledger behind a gate.
+    pub fn new(gate: IdempotencyStore, config: LedgerConfig) -> ToolLedger {
+        ToolLedger {
+            inner: Arc::new(Inner {
+                gate,
+                config,
+                counters: LedgerCounters::default(),
+            }),
+        }
+    }
+
+    /// The gate.
+    pub fn gate(&self) -> &IdempotencyStore {
+        &self.inner.gate
+    }
+
+    /// What was done since it was made.
+    pub fn stats(&self) -> LedgerStats {
+        self.inner.counters.read()
+    }
+
+    /// A step of a task, in which identical calls are counted from the beginning: make it
+    /// anew whenever the step is run anew.
+    pub fn step(&self, task: &TaskId, name: impl Into<String>) -> Step {
+        Step::new(self.clone(), task.clone(), name.into())
+    }
+
+    /// Runs a call, or answers with what is recorded.
+    ///
+    /// The body runs at most once, and only after it is durable that it is about to.
+    /// When this returns an answer, what came out is durable. If the body panics, the
+    /// call is in doubt at once and the panic goes on.
+    ///
+    /// # Errors
+    ///
+    /// [`ToolError`] says for each whether the call happened, and what to do.
+    pub fn execute_or_replay<F>(&self, call: &ToolCall, body: F) -> Result<Answer, ToolError>
+    where
+        F: FnOnce(&CallContext<'_>) -> Result<ToolOutput, ToolFailure>,
+    {
+        self.prepare(call, body)?.record()
+    }
+
+    /// As [`ToolLedger::execute_or_replay`], but leaves the recording to the caller, who
+    /// can put it into one commit with a checkpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`ToolLedger::execute_or_replay`].
+    pub fn prepare<F>(&self, call: &ToolCall, body: F) -> Result<Prepared, ToolError>
+    where
+        F: FnOnce(&CallContext<'_>) -> Result<ToolOutput, ToolFailure>,
+    {
+        match self.begin(call)? {
+            Started::Replay(answer) => Ok(Prepared::Replayed(answer)),
+            Started::Run(running) => Ok(Prepared::Executed(Box::new(running.run(body)?))),
+        }
+    }
+
+    /// Begins a call whose body is no closure, or answers with what is recorded.
+    ///
+    /// # Errors
+    ///
+    /// As [`ToolLedger::execute_or_replay`]; nothing was run.
+    pub fn begin(&self, call: &ToolCall) -> Result<Started, ToolError> {
+        call.check()?;
+        let identity = call.identity()?;
+        let on_failure = call.policy_of_failures();
+        let on_failure = on_failure.unwrap_or(self.inner.config.on_failure);
+        if let Some(answer) = self.recorded(&identity, on_failure)? {
+            return Ok(Started::Replay(answer));
+        }
+        let policy = call.policy_in_doubt();
+        let mut request = self.request(call, &identity);
+        request.on_lost = match policy {
+            OnDoubt::Retry => OnLost::TakeOver,
+            _ => OnLost::SayInDoubt,
+        };
+        let wait = call.wait_at_most().unwrap_or(self.inner.config.wait);
+        let deadline = Deadline::after(wait);
+        // The failure that is to be run again.
+        let mut failure = None;
+        let mut has_waited = false;
+        let mut doubt = String::from("others keep on changing it");
+        for _ in 0..LOOKS_PER_CALL_MAX {
+            request.on_recorded = match failure {
+                Some(_) => OnRecorded::RunFailedAgain,
+                None => OnRecorded::Replay,
+            };
+            let mut begin = self.ask(&request, Duration::ZERO)?;
+            if matches!(begin, Begin::InFlight(_)) && !deadline.passed() {
+                // What others record meanwhile is as new as what this would run.
+                (has_waited, failure) = (true, None);
+                request.on_recorded = OnRecorded::Replay;
+                begin = self.ask(&request, deadline.remaining())?;
+            }
+            match begin {
+                Begin::Execute(permit) => match failure {
+                    Some(known) if !follows(&permit, known) => {
+                        // Another failure was recorded since, which may be one that is
+                        // never to be run again, and is gone now.
+                        self.leave_in_doubt(permit);
+                        failure = None;
+                    }
+                    _ => return Ok(Started::Run(Box::new(self.run(permit)))),
+                },
+                Begin::Replay(entry) => {
+                    let record = read(&entry)?;
+                    let is_failure = is_ordinary_failure(&record);
+                    if is_failure && !has_waited && on_failure == OnFailure::RunAgain {
+                        failure = Some(entry.summary.token);
+                        continue;
+                    }
+                    return self.replay(*entry, record).map(Started::Replay);
+                }
+                Begin::InFlight(holder) => {
+                    self.counters().in_flight.add(1);
+                    return Err(ToolError::InFlight {
+                        key: identity.key,
+                        holder: Box::new(holder),
+                    });
+                }
+                Begin::InDoubt(holder) => match self.end_doubt(call, &identity, &policy, holder)? {
+                    Ended::LookAgain(reason) => doubt = reason,
+                    Ended::Stays { reason, holder } => {
+                        self.counters().in_doubt.add(1);
+                        return Err(ToolError::InDoubt {
+                            key: identity.key,
+                            reason,
+                            holder: Some(holder),
+                        });
+                    }
+                },
+            }
+        }
+        self.counters().in_doubt.add(1);
+        Err(ToolError::InDoubt {
+            key: identity.key,
+            reason: doubt,
+            holder: None,
+        })
+    }
+
+    /// Calls in doubt, the oldest first, `rows` at a time. A page may have fewer rows,
+    /// and yet not be the last.
+    ///
+    /// # Errors
+    ///
+    /// As [`IdempotencyStore::in_doubt`].
+    pub fn in_doubt(
+        &self,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<CallSummary>, IdempotencyError> {
+        Ok(summaries(self.gate().in_doubt(after, rows)?))
+    }
+
+    /// The calls of a task, the oldest first, `rows` at a time. A page may have fewer
+    /// rows, and yet not be the last. Shared calls belong to no task.
+    ///
+    /// # Errors
+    ///
+    /// As [`IdempotencyStore::history`].
+    pub fn history(
+        &self,
+        task: &TaskId,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<CallSummary>, IdempotencyError> {
+        Ok(summaries(self.gate().history(task, after, rows)?))
+    }
+
+    /// A call with its arguments, as far as they were kept, and what is recorded.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`], and [`ToolError::Malformed`].
+    pub fn find(&self, key: &IdempotencyKey) -> Result<Option<RecordedCall>, ToolError> {
+        let found = self.gate().lookup(key)?;
+        let Some(entry) = found.filter(|entry| CallSummary::is_meant(&entry.summary)) else {
+            return Ok(None);
+        };
+        let record = match entry.outcome {
+            Some(_) => Some(read(&entry)?),
+            None => None,
+        };
+        let kept = entry.kept_request.as_deref();
+        Ok(Some(RecordedCall {
+            arguments: kept.and_then(|bytes| serde_json::from_slice(bytes).ok()),
+            record,
+            summary: CallSummary::of(entry.summary),
+        }))
+    }
+
+    /// An operator has found out that a call in doubt happened, with this outcome. It is
+    /// recorded, and an audit line says why.
+    ///
+    /// # Errors
+    ///
+    /// As [`IdempotencyStore::resolve`]; [`StorageError::LimitExceeded`] for an outcome
+    /// that is too large.
+    pub fn resolve_happened(
+        &self,
+        call: &CallSummary,
+        outcome: impl Into<ToolOutcome>,
+        reason: impl Into<String>,
+    ) -> Result<(), IdempotencyError> {
+        let outcome = ToolRecord::Outcome(outcome.into()).to_outcome();
+        let resolution = Resolution::Happened(outcome);
+        self.gate().resolve(call.entry(), resolution, reason)?;
+        self.counters().resolved.add(1);
+        Ok(())
+    }
+
+    /// An operator has found out that a call in doubt did not happen. It is as if it had
+    /// never been made, and an audit line says why.
+    ///
+    /// # Errors
+    ///
+    /// As [`IdempotencyStore::resolve`].
+    pub fn resolve_did_not_happen(
+        &self,
+        call: &CallSummary,
+        reason: impl Into<String>,
+    ) -> Result<(), IdempotencyError> {
+        let resolution = Resolution::DidNotHappen;
+        self.gate().resolve(call.entry(), resolution, reason)?;
+        self.counters().resolved.add(1);
+        Ok(())
+    }
+
+    pub(crate) fn counters(&self) -> &LedgerCounters {
+        &self.inner.counters
+    }
+
+    /// Most bytes of what is recorded of a call: two more than its output, and for a
+    /// failure four more than that and its message.
+    pub fn record_bytes_max(&self) -> usize {
+        self.gate().storage().limits().outcome_bytes
+    }
+
+    /// Nobody knows what a call did. Where that cannot be recorded its permit runs out.
+    pub(crate) fn leave_in_doubt(&self, permit: HeldPermit) {
+        self.counters().unknown.add(1);
+        let key = permit.permit().key.clone();
+        match self.gate().leave_in_doubt(permit) {
+            Ok(()) => tracing::warn!(%key, "a tool call is in doubt"),
+            Err(error) => tracing::warn!(%key, %error, "a tool call will be in doubt"),
+        }
+    }
+
+    /// What is recorded and to be replayed. Looks without preparing anything that only
+    /// who runs the call needs.
+    fn recorded(
+        &self,
+        identity: &Identity,
+        on_failure: OnFailure,
+    ) -> Result<Option<Answer>, ToolError> {
+        let Some(entry) = self.gate().lookup(&identity.key)? else {
+            return Ok(None);
+        };
+        let view = &entry.summary.view;
+        let is_meant = view.request == identity.request && !view.expired;
+        if view.status == KeyStatus::Pending || !is_meant {
+            return Ok(None);
+        }
+        let record = read(&entry)?;
+        if is_ordinary_failure(&record) && on_failure == OnFailure::RunAgain {
+            return Ok(None);
+        }
+        self.replay(entry, record).map(Some)
+    }
+
+    fn request(&self, call: &ToolCall, identity: &Identity) -> Request {
+        let mut request = Request::new(identity.key.clone(), identity.request)
+            .task(call.task().cloned())
+            .operation(call.tool())
+            .detail(call.detail());
+        request.under = call.fence();
+        request.kept_request = self.kept_arguments(call);
+        request
+    }
+
+    fn kept_arguments(&self, call: &ToolCall) -> Option<Vec<u8>> {
+        let config = &self.inner.config;
+        if !call.keeps_arguments().unwrap_or(config.keep_arguments) {
+            return None;
+        }
+        let json = match &config.redact {
+            Some(redact) => {
+                let mut arguments = call.arguments();
+                redact(call.tool(), &mut arguments);
+                CanonicalJson::of_value(&arguments).ok()?
+            }
+            None => call.canonical().ok()?.into_owned(),
+        };
+        Some(json.into_bytes()).filter(|bytes| bytes.len() <= KEPT_REQUEST_BYTES_MAX)
+    }
+
+    fn ask(&self, request: &Request, wait: Duration) -> Result<Begin, ToolError> {
+        let answer = if wait.is_zero() {
+            self.gate().begin(request)
+        } else {
+            self.gate().begin_wait(request, wait)
+        };
+        answer.map_err(|error| match error {
+            IdempotencyError::Storage(StorageError::Conflict { .. }) => ToolError::Conflict {
+                key: request.key.clone(),
+            },
+            other => other.into(),
+        })
+    }
+
+    fn run(&self, permit: HeldPermit) -> RunningCall {
+        let counters = self.counters();
+        counters.executions.add(1);
+        match permit.permit().execution {
+            Execution::TakenOver => counters.retried_in_doubt.add(1),
+            Execution::AfterFailure => counters.rerun_failures.add(1),
+            _ => {}
+        }
+        RunningCall::new(self.clone(), permit)
+    }
+
+    fn replay(&self, entry: KeyEntry, record: ToolRecord) -> Result<Answer, ToolError> {
+        self.gate().touch(&entry.summary);
+        self.counters().replays.add(1);
+        match record {
+            ToolRecord::Outcome(outcome) => Ok(Answer {
+                outcome,
+                replayed: true,
+                executions: entry.summary.token.get().unsigned_abs(),
+                key: entry.summary.key,
+            }),
+            ToolRecord::TooLarge(large) => Err(ToolError::TooLarge {
+                large,
+                output: None,
+            }),
+        }
+    }
+
+    /// Does with a call in doubt what its policy says.
+    fn end_doubt(
+        &self,
+        call: &ToolCall,
+        identity: &Identity,
+        policy: &OnDoubt,
+        holder: PermitHolder,
+    ) -> Result<Ended, ToolError> {
+        let begun = format!("{} began it at {} and is gone", holder.owner, holder.since);
+        let (outcome, reason, counter) = match policy {
+            // The gate takes it over; this is a doubt that came meanwhile.
+            OnDoubt::Retry => return Ok(Ended::LookAgain(begun)),
+            OnDoubt::Ask => {
+                return Ok(Ended::Stays {
+                    reason: begun,
+                    holder: Box::new(holder),
+                });
+            }
+            OnDoubt::Fail => {
+                let reason = format!("given up: {begun}, and nobody knows whether it happened");
+                let outcome = ToolOutcome::GivenUp {
+                    reason: reason.clone(),
+                };
+                (Some(outcome), reason, &self.counters().given_up)
+            }
+            OnDoubt::Verify(probe) => {
+                let question = DoubtfulCall {
+                    tool: call.tool().to_owned(),
+                    arguments: call.arguments(),
+                    task: call.task().cloned(),
+                    key: identity.key.clone(),
+                    holder: holder.clone(),
+                };
+                let verified = &self.counters().verified;
+                match probe.ask(&question) {
+                    Finding::Happened(outcome) => (
+                        Some(outcome),
+                        "a probe says that it happened".into(),
+                        verified,
+                    ),
+                    Finding::DidNotHappen => {
+                        (None, "a probe says that it did not happen".into(), verified)
+                    }
+                    Finding::CannotTell(reason) => {
+                        return Ok(Ended::Stays {
+                            reason: format!("{begun}; the probe cannot tell: {reason}"),
+                            holder: Box::new(holder),
+                        });
+                    }
+                }
+            }
+        };
+        let resolution = match &outcome {
+            Some(outcome) => {
+                Resolution::Happened(ToolRecord::of(outcome, self.record_bytes_max()).to_outcome())
+            }
+            None => Resolution::DidNotHappen,
+        };
+        if self.resolve(identity, &holder, resolution, &reason)? {
+            counter.add(1);
+            self.counters().resolved.add(1);
+        }
+        Ok(Ended::LookAgain(begun))
+    }
+
+    /// Ends the doubt about this execution; false when somebody else did before.
+    fn resolve(
+        &self,
+        identity: &Identity,
+        holder: &PermitHolder,
+        resolution: Resolution,
+        reason: &str,
+    ) -> Result<bool, ToolError> {
+        let Some(entry) = self.gate().lookup(&identity.key)? else {
+            return Ok(false);
+        };
+        let permit = entry.summary.view.permit.as_ref();
+        if permit.is_none_or(|permit| permit.fence != holder.fence) {
+            return Ok(false);
+        }
+        match self.gate().resolve(&entry.summary, resolution, reason) {
+            Ok(()) => Ok(true),
+            Err(IdempotencyError::Storage(
+                StorageError::StaleLease(_)
+                | StorageError::IllegalTransition { .. }
+                | StorageError::NotFound { .. },
+            )) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+/// What became of a doubt.
+enum Ended {
+    /// It has ended, here or elsewhere.
+    LookAgain(String),
+    /// It is there as before.
+    Stays {
+        reason: String,
+        holder: Box<PermitHolder>,
+    },
+}
+
+/// Whether an execution is the one right after the failure that is known.
+fn follows(permit: &HeldPermit, known: FencingToken) -> bool {
+    let permit = permit.permit();
+    permit.execution != Execution::AfterFailure
+        || permit.fence.token.get().checked_sub(1) == Some(known.get())
+}
+
+/// Whether it is a failure that policy may run again: one that was given up never is.
+fn is_ordinary_failure(record: &ToolRecord) -> bool {
+    match record {
+        ToolRecord::Outcome(outcome) => matches!(outcome, ToolOutcome::Failed { .. }),
+        ToolRecord::TooLarge(large) => large.failure.is_some(),
+    }
+}
+
+fn read(entry: &KeyEntry) -> Result<ToolRecord, ToolError> {
+    let bytes = entry.outcome.as_deref().unwrap_or_default();
+    ToolRecord::decode_as(bytes, entry.summary.view.status).map_err(|cause| ToolError::Malformed {
+        key: entry.summary.key.clone(),
+        cause,
+    })
+}
+
+fn summaries(page: Page<KeySummary>) -> Page<CallSummary> {
+    let items = page.items.into_iter().filter(CallSummary::is_meant);
+    Page {
+        items: items.map(CallSummary::of).collect(),
+        next: page.next,
+    }
+}

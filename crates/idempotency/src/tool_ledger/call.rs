@@ -1,0 +1,450 @@
+//! A tool call as plain data, and the key that it has.
+//!
+//! The key is a digest over length-prefixed parts: scope, step, tool, canonical
+//! arguments, occurrence. How long to wait, what to do in doubt and the like are no part
+//! of what is called.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use agentos_core::limits::ID_BYTES_MAX;
+use agentos_core::limits::check_text;
+use agentos_core::{
+    Digest, DigestBuilder, Fence, IdempotencyKey, InvalidInput, LimitExceeded, StorageError, TaskId,
+};
+use serde_json::Value;
+
+use super::policy::{Effect, OnDoubt, OnFailure, ToolAnnotations, Trust};
+use crate::error::JsonError;
+use crate::key::{CanonicalJson, ledger_key};
+
+/// Whose call it is: within it the same call is the same one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Scope {
+    Task(TaskId),
+    Shared,
+}
+
+/// A call of a tool.
+///
+/// Two calls are the same one when scope, step, tool, arguments and occurrence are. A
+/// shared call has no step: it is one for all tasks and steps.
+#[derive(Debug, Clone)]
+pub struct ToolCall {
+    tool: String,
+    arguments: Arguments,
+    scope: Option<Scope>,
+    step: Option<String>,
+    occurrence: u64,
+    own_key: Option<String>,
+    effect: Option<Effect>,
+    on_doubt: Option<OnDoubt>,
+    on_failure: Option<OnFailure>,
+    under: Option<Fence>,
+    wait: Option<Duration>,
+    keep_arguments: Option<bool>,
+}
+
+#[derive(Debug, Clone)]
+enum Arguments {
+    Value(Value),
+    Canonical(CanonicalJson),
+}
+
+impl ToolCall {
+    /// A call of `tool` with these arguments, the first of its kind.
+    pub fn new(tool: impl Into<String>, arguments: Value) -> ToolCall {
+        ToolCall::with(tool.into(), Arguments::Value(arguments))
+    }
+
+    /// As [`ToolCall::new`], with arguments as JSON text, such as a model gave them: in
+    /// it integers of any size are exact.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`] when it has no canonical form.
+    pub fn from_text(tool: impl Into<String>, arguments: &str) -> Result<ToolCall, JsonError> {
+        let arguments = CanonicalJson::of_text(arguments)?;
+        Ok(ToolCall::with(tool.into(), Arguments::Canonical(arguments)))
+    }
+
+    fn with(tool: String, arguments: Arguments) -> ToolCall {
+        ToolCall {
+            tool,
+            arguments,
+            scope: None,
+            step: None,
+            occurrence: 1,
+            own_key: None,
+            effect: None,
+            on_doubt: None,
+            on_failure: None,
+            under: None,
+            wait: None,
+            keep_arguments: None,
+        }
+    }
+
+    /// It belongs to this task, which need not exist.
+    #[must_use]
+    pub fn of_task(mut self, task: &TaskId) -> ToolCall {
+        self.scope = Some(Scope::Task(task.clone()));
+        self
+    }
+
+    /// It is the same call for all tasks and steps.
+    #[must_use]
+    pub fn shared(mut self) -> ToolCall {
+        self.scope = Some(Scope::Shared);
+        self
+    }
+
+    /// It belongs to this step of its task.
+    #[must_use]
+    pub fn in_step(mut self, step: impl Into<String>) -> ToolCall {
+        self.step = Some(step.into());
+        self
+    }
+
+    /// It is the `occurrence`-th identical call of its step; the first is 1. A
+    /// [`Step`](super::Step) counts by itself.
+    #[must_use]
+    pub fn occurrence(mut self, occurrence: u64) -> ToolCall {
+        self.occurrence = occurrence;
+        self
+    }
+
+    /// The caller's own key, within the task or shared: step and occurrence then do not
+    /// count, and the same key for another tool or other arguments is a conflict.
+    #[must_use]
+    pub fn own_key(mut self, key: impl Into<String>) -> ToolCall {
+        self.own_key = Some(key.into());
+        self
+    }
+
+    /// What it does to the world. That says what happens in doubt, unless
+    /// [`ToolCall::on_doubt`] does.
+    #[must_use]
+    pub fn effect(mut self, effect: Effect) -> ToolCall {
+        self.effect = Some(effect);
+        self
+    }
+
+    /// It changes nothing: in doubt it is run again.
+    #[must_use]
+    pub fn read_only(self) -> ToolCall {
+        self.effect(Effect::ReadOnly)
+    }
+
+    /// Done twice it does no more than done once: in doubt it is run again.
+    #[must_use]
+    pub fn idempotent(self) -> ToolCall {
+        self.effect(Effect::Idempotent)
+    }
+
+    /// What its server says of the tool. That of a server that is not trusted changes
+    /// nothing.
+    #[must_use]
+    pub fn annotated(self, annotations: &ToolAnnotations, trust: Trust) -> ToolCall {
+        match trust {
+            Trust::Trusted => self.effect(annotations.effect()),
+            Trust::Untrusted => self,
+        }
+    }
+
+    /// What to do when nobody knows whether it happened.
+    #[must_use]
+    pub fn on_doubt(mut self, policy: OnDoubt) -> ToolCall {
+        self.on_doubt = Some(policy);
+        self
+    }
+
+    /// What to do when a failure is recorded.
+    #[must_use]
+    pub fn on_failure(mut self, policy: OnFailure) -> ToolCall {
+        self.on_failure = Some(policy);
+        self
+    }
+
+    /// It is run under the lease of a work item: only while that is held, and its
+    /// outcome is recorded only then.
+    #[must_use]
+    pub fn under(mut self, lease: impl Into<Fence>) -> ToolCall {
+        self.under = Some(lease.into());
+        self
+    }
+
+    /// How long to wait while somebody else runs it; zero: not at all.
+    #[must_use]
+    pub fn wait(mut self, wait: Duration) -> ToolCall {
+        self.wait = Some(wait);
+        self
+    }
+
+    /// Whether its arguments are kept for operators, or only their digest.
+    #[must_use]
+    pub fn keep_arguments(mut self, keep: bool) -> ToolCall {
+        self.keep_arguments = Some(keep);
+        self
+    }
+
+    /// The tool.
+    pub fn tool(&self) -> &str {
+        &self.tool
+    }
+
+    /// The task that it belongs to; none if it is shared, or nothing was said.
+    pub fn task(&self) -> Option<&TaskId> {
+        match &self.scope {
+            Some(Scope::Task(task)) => Some(task),
+            _ => None,
+        }
+    }
+
+    /// The arguments. As a value they are as exact as a value can be.
+    pub fn arguments(&self) -> Value {
+        match &self.arguments {
+            Arguments::Value(value) => value.clone(),
+            Arguments::Canonical(json) => {
+                serde_json::from_slice(json.as_bytes()).unwrap_or(Value::Null)
+            }
+        }
+    }
+
+    pub(crate) fn policy_in_doubt(&self) -> OnDoubt {
+        let declared = self.effect.map(Effect::on_doubt);
+        self.on_doubt.clone().or(declared).unwrap_or_default()
+    }
+
+    pub(crate) fn policy_of_failures(&self) -> Option<OnFailure> {
+        self.on_failure
+    }
+
+    pub(crate) fn wait_at_most(&self) -> Option<Duration> {
+        self.wait
+    }
+
+    pub(crate) fn keeps_arguments(&self) -> Option<bool> {
+        self.keep_arguments
+    }
+
+    pub(crate) fn fence(&self) -> Option<Fence> {
+        self.under
+    }
+
+    pub(crate) fn has_scope(&self) -> bool {
+        self.scope.is_some()
+    }
+
+    pub(crate) fn has_own_key(&self) -> bool {
+        self.own_key.is_some()
+    }
+
+    /// What operators are told beside tool, task and arguments.
+    pub(crate) fn detail(&self) -> Value {
+        let mut detail = serde_json::Map::new();
+        if self.own_key.is_none() {
+            detail.insert("occurrence".into(), self.occurrence.into());
+        }
+        if let (Some(step), false) = (&self.step, self.is_shared()) {
+            detail.insert("step".into(), step.as_str().into());
+        }
+        if let Some(effect) = self.effect {
+            detail.insert("effect".into(), effect.as_str().into());
+        }
+        Value::Object(detail)
+    }
+
+    fn is_shared(&self) -> bool {
+        self.scope == Some(Scope::Shared)
+    }
+
+    /// The arguments in their canonical form.
+    pub(crate) fn canonical(&self) -> Result<Cow<'_, CanonicalJson>, JsonError> {
+        match &self.arguments {
+            Arguments::Canonical(json) => Ok(Cow::Borrowed(json)),
+            Arguments::Value(value) => CanonicalJson::of_value(value).map(Cow::Owned),
+        }
+    }
+
+    /// The key and the digest of what is called.
+    pub(crate) fn identity(&self) -> Result<Identity, JsonError> {
+        let arguments = self.canonical()?;
+        let request = DigestBuilder::new("tool call")
+            .bytes(self.tool.as_bytes())
+            .bytes(arguments.as_bytes())
+            .finish();
+        let step = match self.is_shared() {
+            true => None,
+            false => self.step.as_deref(),
+        };
+        let key = match &self.own_key {
+            Some(own) => IdempotencyKey::of_ledger(
+                &DigestBuilder::new("tool ledger key of the caller's own")
+                    .optional(self.task().map(|task| task.as_str().as_bytes()))
+                    .bytes(own.as_bytes())
+                    .finish(),
+            ),
+            None => {
+                let call = DigestBuilder::new("tool call of a step")
+                    .optional(step.map(str::as_bytes))
+                    .bytes(request.as_bytes())
+                    .finish();
+                ledger_key(self.task(), &self.tool, &call, self.occurrence)
+            }
+        };
+        Ok(Identity { key, request })
+    }
+
+    /// Refuses what can never be a call.
+    pub(crate) fn check(&self) -> Result<(), StorageError> {
+        if !self.has_scope() {
+            let reason = "names no task and is not shared";
+            return Err(InvalidInput::new("scope of a tool call", reason).into());
+        }
+        if self.occurrence == 0 {
+            return Err(InvalidInput::new("occurrence of a tool call", "is zero").into());
+        }
+        let step = self.step.as_deref().unwrap_or_default();
+        check_text("step of a tool call", "step bytes", step, ID_BYTES_MAX)?;
+        match self.own_key.as_deref() {
+            Some("") => Err(InvalidInput::new("own key of a tool call", "is empty").into()),
+            Some(key) if ID_BYTES_MAX < key.len() => Err(LimitExceeded {
+                name: "own key bytes",
+                limit: ID_BYTES_MAX as u64,
+                value: key.len() as u64,
+            }
+            .into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What a call is called.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) key: IdempotencyKey,
+    pub(crate) request: Digest,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use serde_json::json;
+
+    use super::*;
+
+    fn task(id: &str) -> TaskId {
+        TaskId::new(id).unwrap()
+    }
+
+    fn call() -> ToolCall {
+        ToolCall::new("bash", json!({"b": 1, "a": [1, 2]})).of_task(&task("t"))
+    }
+
+    fn key(call: &ToolCall) -> IdempotencyKey {
+        call.identity().unwrap().key
+    }
+
+    #[test]
+    fn each_part_of_a_call_is_part_of_its_key() {
+        let calls = [
+            call(),
+            call().of_task(&task("t2")),
+            call().shared(),
+            call().in_step(""),
+            call().in_step("s"),
+            call().in_step("s").of_task(&task("t2")),
+            call().occurrence(2),
+            call().in_step("s").occurrence(2),
+            call().own_key("k"),
+            call().own_key("k").of_task(&task("t2")),
+            call().own_key("k").shared(),
+            ToolCall::new("bash2", json!({"b": 1, "a": [1, 2]})).of_task(&task("t")),
+            ToolCall::new("bash", json!({"b": 1, "a": [2, 1]})).of_task(&task("t")),
+            ToolCall::new("bash", json!({"b": 1.0, "a": [1, 2]})).of_task(&task("t")),
+            // The border between parts counts.
+            ToolCall::new("ba", json!("sh")).of_task(&task("t")),
+            ToolCall::new("b", json!("ash")).of_task(&task("t")),
+        ];
+        let keys: HashSet<_> = calls.iter().map(key).collect();
+        assert_eq!(keys.len(), calls.len());
+        for key in keys {
+            assert!(key.as_str().starts_with(IdempotencyKey::TOOL_LEDGER));
+        }
+    }
+
+    #[test]
+    fn what_is_no_part_of_a_call_changes_no_key() {
+        let text = ToolCall::from_text("bash", " { \"a\":[1,2] , \"b\" : 1 }").unwrap();
+        for same in [
+            text.of_task(&task("t")),
+            call().read_only().wait(Duration::ZERO),
+            call().on_doubt(OnDoubt::Fail).keep_arguments(false),
+            call().on_failure(OnFailure::Replay),
+        ] {
+            assert_eq!(same.identity().unwrap(), call().identity().unwrap());
+        }
+        assert_eq!(
+            key(&call().own_key("k").in_step("s").occurrence(3)),
+            key(&call().own_key("k"))
+        );
+        assert_eq!(
+            key(&call().shared().in_step("s")),
+            key(&call().shared().in_step("another"))
+        );
+    }
+
+    #[test]
+    fn integers_beyond_64_bits_are_exact_as_text() {
+        let of = |text| key(&ToolCall::from_text("t", text).unwrap().shared());
+        assert_ne!(
+            of("[123456789012345678901234567890]"),
+            of("[123456789012345678901234567891]")
+        );
+    }
+
+    #[test]
+    fn only_a_trusted_server_says_what_its_tools_do() {
+        let annotations = ToolAnnotations {
+            read_only_hint: Some(true),
+            ..ToolAnnotations::default()
+        };
+        let policy = |call: ToolCall| format!("{:?}", call.policy_in_doubt());
+        assert_eq!(policy(call()), "Ask");
+        assert_eq!(
+            policy(call().annotated(&annotations, Trust::Trusted)),
+            "Retry"
+        );
+        assert_eq!(
+            policy(call().annotated(&annotations, Trust::Untrusted)),
+            "Ask"
+        );
+        // What the caller says itself counts more.
+        assert_eq!(policy(call().on_doubt(OnDoubt::Fail).read_only()), "Fail");
+    }
+
+    #[test]
+    fn what_can_never_be_a_call_is_refused_by_type() {
+        for (wrong, what) in [
+            (ToolCall::new("t", json!(null)), "scope of a tool call"),
+            (call().occurrence(0), "occurrence of a tool call"),
+            (call().own_key(""), "own key of a tool call"),
+            (call().in_step("a\0"), "step of a tool call"),
+        ] {
+            match wrong.check().unwrap_err() {
+                StorageError::Invalid(invalid) => assert_eq!(invalid.what, what),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(matches!(
+            call().own_key("k".repeat(513)).check().unwrap_err(),
+            StorageError::LimitExceeded(LimitExceeded {
+                name: "own key bytes",
+                ..
+            })
+        ));
+        assert!(call().own_key("k".repeat(512)).check().is_ok());
+    }
+}

@@ -1,0 +1,183 @@
+//! A step of a task: counts identical calls.
+//!
+//! The n-th identical call of a step is a call of its own, and the same one after a
+//! restart, when the step is made again. A call that was not made, or of which nobody
+//! knows, does not count: the next identical one is that call once more.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use agentos_core::{Digest, Fence, LimitExceeded, TaskId};
+use parking_lot::Mutex;
+
+use super::ToolLedger;
+use super::call::ToolCall;
+use super::error::{ToolError, ToolFailure};
+use super::outcome::ToolOutput;
+use super::pending::Prepared;
+use super::running::{Answer, CallContext, Started};
+use crate::limits::CALLS_PER_STEP_MAX;
+
+/// A step of a task, made by [`ToolLedger::step`]. Its clones count together.
+///
+/// Making it anew counts from the beginning: make it once for each run of the step.
+#[derive(Debug, Clone)]
+pub struct Step {
+    ledger: ToolLedger,
+    task: TaskId,
+    name: String,
+    under: Option<Fence>,
+    seen: Arc<Mutex<HashMap<Digest, Occurrences>>>,
+}
+
+/// Which occurrences of a call are taken.
+#[derive(Debug, Default)]
+struct Occurrences {
+    taken: u64,
+    given_back: BTreeSet<u64>,
+}
+
+impl Step {
+    pub(crate) fn new(ledger: ToolLedger, task: TaskId, name: String) -> Step {
+        Step {
+            ledger,
+            task,
+            name,
+            under: None,
+            seen: Arc::default(),
+        }
+    }
+
+    /// Its calls are run under the lease of a work item: only while that is held, and
+    /// their outcomes are recorded only then.
+    #[must_use]
+    pub fn under(mut self, lease: impl Into<Fence>) -> Step {
+        self.under = Some(lease.into());
+        self
+    }
+
+    /// The task.
+    pub fn task(&self) -> &TaskId {
+        &self.task
+    }
+
+    /// The name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// As [`ToolLedger::execute_or_replay`], for the next identical call of this step.
+    ///
+    /// # Errors
+    ///
+    /// [`ToolError`].
+    pub fn execute_or_replay<F>(&self, call: &ToolCall, body: F) -> Result<Answer, ToolError>
+    where
+        F: FnOnce(&CallContext<'_>) -> Result<ToolOutput, ToolFailure>,
+    {
+        self.prepare(call, body)?.record()
+    }
+
+    /// As [`ToolLedger::prepare`], for the next identical call of this step.
+    ///
+    /// # Errors
+    ///
+    /// [`ToolError`].
+    pub fn prepare<F>(&self, call: &ToolCall, body: F) -> Result<Prepared, ToolError>
+    where
+        F: FnOnce(&CallContext<'_>) -> Result<ToolOutput, ToolFailure>,
+    {
+        match self.begin(call)? {
+            Started::Replay(answer) => Ok(Prepared::Replayed(answer)),
+            Started::Run(running) => Ok(Prepared::Executed(Box::new(running.run(body)?))),
+        }
+    }
+
+    /// As [`ToolLedger::begin`], for the next identical call of this step.
+    ///
+    /// # Errors
+    ///
+    /// [`ToolError`].
+    pub fn begin(&self, call: &ToolCall) -> Result<Started, ToolError> {
+        let mut call = call.clone().in_step(self.name.clone());
+        if !call.has_scope() {
+            call = call.of_task(&self.task);
+        }
+        if let (Some(lease), None) = (self.under, call.fence()) {
+            call = call.under(lease);
+        }
+        let turn = if call.has_own_key() {
+            None
+        } else {
+            let turn = self.turn(&call)?;
+            call = call.occurrence(turn.occurrence);
+            Some(turn)
+        };
+        match self.ledger.begin(&call) {
+            Ok(Started::Run(running)) => Ok(Started::Run(Box::new(running.with_turn(turn)))),
+            Ok(Started::Replay(answer)) => {
+                keep(turn);
+                Ok(Started::Replay(answer))
+            }
+            Err(error) => {
+                if error.happened() {
+                    keep(turn);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn turn(&self, call: &ToolCall) -> Result<Turn, ToolError> {
+        // The key of the first of them names them all.
+        let first = call.clone().occurrence(1).identity()?;
+        let call = Digest::of(first.key.as_str().as_bytes());
+        let mut seen = self.seen.lock();
+        if !seen.contains_key(&call) && CALLS_PER_STEP_MAX <= seen.len() {
+            return Err(LimitExceeded {
+                name: "calls of a step",
+                limit: CALLS_PER_STEP_MAX as u64,
+                value: seen.len() as u64 + 1,
+            }
+            .into());
+        }
+        let occurrences = seen.entry(call).or_default();
+        let occurrence = occurrences.given_back.pop_first().unwrap_or_else(|| {
+            occurrences.taken += 1;
+            occurrences.taken
+        });
+        Ok(Turn {
+            seen: Arc::clone(&self.seen),
+            call,
+            occurrence,
+            is_kept: false,
+        })
+    }
+}
+
+/// The occurrence that a call of a step has; given back when it is dropped, unless it
+/// is kept.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    seen: Arc<Mutex<HashMap<Digest, Occurrences>>>,
+    call: Digest,
+    occurrence: u64,
+    is_kept: bool,
+}
+
+/// The call was made: the next identical one is another one.
+pub(crate) fn keep(turn: Option<Turn>) {
+    if let Some(mut turn) = turn {
+        turn.is_kept = true;
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if !self.is_kept
+            && let Some(occurrences) = self.seen.lock().get_mut(&self.call)
+        {
+            occurrences.given_back.insert(self.occurrence);
+        }
+    }
+}
