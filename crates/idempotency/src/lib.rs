@@ -31,6 +31,7 @@
 //! }
 //! ```
 
+mod command_tool;
 mod config;
 mod error;
 mod gate;
@@ -43,6 +44,10 @@ mod tool_ledger;
 mod uses;
 mod waiting;
 
+pub use command_tool::{
+    COMMAND_VERSION, CommandAnswer, CommandCall, CommandError, CommandExit, CommandOutcome, CutOff,
+    KEY_VARIABLE, MalformedOutcome,
+};
 pub use config::GateConfig;
 pub use error::{IdempotencyError, JsonError};
 pub use gate::{Begin, HeldPermit, IdempotencyStore};

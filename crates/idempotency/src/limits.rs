@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use agentos_core::limits::{HEARTBEATS_PER_LEASE, KEYS_PER_PART_MAX, LEASE_MIN};
+use agentos_core::limits::{
+    HEARTBEATS_PER_LEASE, KEYS_PER_PART_MAX, LEASE_MIN, OUTCOME_BYTES_DEFAULT,
+};
 
 /// Longest JSON of which a canonical form is made, and longest such form, in bytes.
 pub const JSON_BYTES_MAX: usize = 64 << 20;
@@ -41,11 +43,17 @@ pub(crate) const UNKNOWN_COMMITS_MAX: u32 = 3;
 pub const TOOL_WAIT_DEFAULT: Duration = Duration::from_secs(30);
 /// Most different tool calls of one step, of which identical ones are counted.
 pub const CALLS_PER_STEP_MAX: usize = 100_000;
+/// How long a command may run, unless it says otherwise.
+pub const COMMAND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
+/// Bytes of each of a command's two streams that are kept, unless it says otherwise.
+pub const COMMAND_OUTPUT_BYTES_DEFAULT: usize = 4 << 20;
 /// How often one call looks anew at what others do with it, before it says that it is in
 /// doubt.
 pub(crate) const LOOKS_PER_CALL_MAX: u32 = 16;
 
 const _: () = {
+    // What a command prints is recorded with it, whatever else is unchanged.
+    assert!(2 * COMMAND_OUTPUT_BYTES_DEFAULT < OUTCOME_BYTES_DEFAULT);
     assert!(POLL_MIN.as_nanos() <= POLL_DEFAULT.as_nanos());
     assert!(POLL_DEFAULT.as_nanos() <= POLL_MAX.as_nanos());
     assert!(USES_PER_BATCH <= USES_KEPT_MAX && USES_KEPT_MAX <= KEYS_PER_PART_MAX);

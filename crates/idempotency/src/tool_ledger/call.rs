@@ -188,6 +188,13 @@ impl ToolCall {
         self
     }
 
+    /// The same in all that is said of it, and of this tool and these arguments.
+    pub(crate) fn calls(mut self, tool: String, arguments: Value) -> ToolCall {
+        self.tool = tool;
+        self.arguments = Arguments::Value(arguments);
+        self
+    }
+
     /// The tool.
     pub fn tool(&self) -> &str {
         &self.tool
