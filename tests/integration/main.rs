@@ -15,6 +15,7 @@ mod disk_full;
 mod doctor;
 mod group_commit;
 mod house;
+mod idempotency;
 mod lease_crashes;
 mod limits;
 mod log_bound;

@@ -4,6 +4,8 @@
 //! line at a time, and a line that speaks of a commit is said after the commit:
 //! a printed line is a promise.
 
+#[path = "victim/cache.rs"]
+mod cache;
 #[path = "victim/leases.rs"]
 mod leases;
 
@@ -48,6 +50,8 @@ fn play(arguments: &[&str]) {
         ["shorten", database] => shorten(database),
         ["claim", database, gate, name] => leases::claim(database, gate, name),
         ["hold", database, name, count] => leases::hold(database, name, count),
+        ["ask-model", database, gate, calls, name] => cache::ask(database, gate, calls, name),
+        ["hang-in-model", database] => cache::hang(database),
         ["sweep", database, rows] => leases::sweep(database, rows),
         ["backup", database, target] => backup(database, target),
         ["read", database] => read(database),

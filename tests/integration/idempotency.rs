@@ -1,0 +1,4 @@
+//! Nothing is done twice, nothing is paid twice: the gate and what rests on it, on a
+//! real store.
+
+mod llm_cache;
