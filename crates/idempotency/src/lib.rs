@@ -37,6 +37,7 @@ mod error;
 mod gate;
 mod key;
 pub mod limits;
+mod llm_cache;
 mod permits;
 mod request;
 mod stats;
@@ -52,6 +53,11 @@ pub use config::GateConfig;
 pub use error::{IdempotencyError, JsonError};
 pub use gate::{Begin, HeldPermit, IdempotencyStore};
 pub use key::{CanonicalJson, cache_key, ledger_key};
+pub use llm_cache::{
+    Answer, AnswerBody, AnswerFormat, CacheConfig, CacheError, CacheStats, Cached, CallOptions,
+    Candidate, EnvelopeError, Finish, Invalidation, Json, LlmOutputCache, LlmRequest, NotStored,
+    Origin, Role, Scope, StoredAnswer, ToStore, Ttl, Usage,
+};
 pub use permits::PermitLoss;
 pub use request::Request;
 pub use stats::{GateStats, fraction};

@@ -20,7 +20,8 @@ use std::sync::Arc;
 use agentos_core::limits::{KEPT_REQUEST_BYTES_MAX, check_size};
 use agentos_core::records::key::check_ttl;
 use agentos_core::{
-    Deadline, Execution, KeyEntry, KeyStatus, NewOutcome, OnDamaged, OnLost, OnRecorded, StorageError,
+    Deadline, Execution, KeyEntry, KeyStatus, NewOutcome, OnDamaged, OnLost, OnRecorded,
+    StorageError,
 };
 use serde_json::json;
 
@@ -36,8 +37,9 @@ use self::error::Unreadable;
 use self::request::Identity;
 use self::stats::Counters;
 use crate::error::IdempotencyError;
-use crate::gate::{Begin, HeldPermit, IdempotencyStore, Request};
+use crate::gate::{Begin, HeldPermit, IdempotencyStore};
 use crate::limits::UNREADABLE_ANSWERS_MAX;
+use crate::request::Request;
 
 /// A cache of the answers of models.
 ///
@@ -201,9 +203,7 @@ impl LlmOutputCache {
         };
         Ok(found.filter(|entry| {
             let view = &entry.summary.view;
-            view.status == KeyStatus::Succeeded
-                && !view.expired
-                && view.request == identity.digest
+            view.status == KeyStatus::Succeeded && !view.expired && view.request == identity.digest
         }))
     }
 
@@ -273,7 +273,7 @@ impl LlmOutputCache {
             asked = asked.model(model);
         }
         if let Some(kept) = self.kept_request(request) {
-            asked = asked.kept_request(kept);
+            asked = asked.keep_request(kept);
         }
         if let Some(lease) = options.under {
             asked = asked.under(lease);
@@ -329,15 +329,16 @@ impl LlmOutputCache {
                 return self.unstored(identity, answer, why);
             }
         };
-        let Some(held) = permit.permit.take() else {
-            return self.unstored(identity, answer, NotStored::PermitLost);
-        };
-        match self.gate.finish(held, outcome) {
+        match permit.record(outcome) {
             Ok(()) => answer.given(&identity.key, None),
             Err(IdempotencyError::Storage(StorageError::StaleLease(_))) => {
                 self.superseded(identity, answer)
             }
-            Err(error) => self.unstored(identity, answer, NotStored::Refused(error)),
+            Err(error) => {
+                // Those who wait need not wait for the permit to run out.
+                drop(permit);
+                self.unstored(identity, answer, NotStored::Refused(error))
+            }
         }
     }
 
@@ -383,10 +384,7 @@ impl LlmOutputCache {
         if !(self.config.keep)(&candidate) {
             return Err(NotStored::NotKept);
         }
-        answer
-            .body
-            .check(&bytes)
-            .map_err(NotStored::NotRoundTrip)?;
+        answer.body.check(&bytes).map_err(NotStored::NotRoundTrip)?;
         if self.config.redact.is_some() {
             let what = ToStore::Answer {
                 format: A::FORMAT,
@@ -432,6 +430,22 @@ impl<'c> Unpaid<'c> {
             is_paid: false,
         }
     }
+
+    /// Records the outcome. The permit stays unless it is used or lost.
+    fn record(&mut self, outcome: NewOutcome) -> Result<(), IdempotencyError> {
+        let Some(permit) = &self.permit else {
+            return Ok(());
+        };
+        let recorded = self.cache.gate.record(permit, outcome);
+        let is_over = match &recorded {
+            Ok(()) => true,
+            Err(error) => matches!(error.storage(), Some(StorageError::StaleLease(_))),
+        };
+        if is_over {
+            self.permit = None;
+        }
+        recorded
+    }
 }
 
 impl Drop for Unpaid<'_> {
@@ -471,8 +485,5 @@ fn read<A: AnswerBody>(
 }
 
 fn is_damage(error: &IdempotencyError) -> bool {
-    matches!(
-        error.storage(),
-        Some(StorageError::Corrupt { .. })
-    )
+    matches!(error.storage(), Some(StorageError::Corrupt { .. }))
 }

@@ -154,7 +154,10 @@ fn whatever_differs_is_asked_anew_and_the_order_of_members_is_not() {
         assert!(!model.asked(&cache, request).is_hit(), "{request:?}");
     }
     for (number, request) in (1..).zip(&requests) {
-        assert_eq!(model.asked(&cache, request).body, format!("answer {number}"));
+        assert_eq!(
+            model.asked(&cache, request).body,
+            format!("answer {number}")
+        );
     }
     let turned = r#"{"messages": [ {"content": "a", "role": "user"} ], "model": "gpt-5"}"#;
     let turned = LlmRequest::text("openai", turned).unwrap();
@@ -230,7 +233,9 @@ fn the_numbers_are_exact() {
     let failed = cache.get_or_generate::<String, _>(&ask("z"), || Err("no"));
     assert!(matches!(failed, Err(CacheError::Generate("no"))));
     let kept_out = cache.get_or_generate(&ask("z"), || {
-        model.answer().map(|answer| answer.finish(Finish::Truncated))
+        model
+            .answer()
+            .map(|answer| answer.finish(Finish::Truncated))
     });
     assert!(!kept_out.unwrap().stored());
     let expected = CacheStats {

@@ -97,7 +97,10 @@ fn when_the_payer_is_killed_a_waiter_takes_over() {
         assert_eq!(model.calls(), 0);
         payer.kill();
         let answer = waiter.join().unwrap();
-        assert_eq!((answer.body.as_str(), answer.origin), ("answer 1", Origin::Generated));
+        assert_eq!(
+            (answer.body.as_str(), answer.origin),
+            ("answer 1", Origin::Generated)
+        );
     });
     assert_eq!(cache.stats().taken_over, 1);
     assert!(model.asked(&cache, &ask("hang")).is_hit());
@@ -194,7 +197,11 @@ fn a_panic_goes_on_and_holds_nobody_up() {
 
 /// Asks under the lease of a work item, which is lost while the model thinks, and
 /// calls `meanwhile` then.
-fn lost_lease(work: &Work, first: &LlmOutputCache, meanwhile: impl Fn()) -> (String, Origin, Option<NotStored>) {
+fn lost_lease(
+    work: &Work,
+    first: &LlmOutputCache,
+    meanwhile: impl Fn(),
+) -> (String, Origin, Option<NotStored>) {
     work.queue.enqueue(NewWorkItem::new("think")).unwrap();
     let lease = work.claim(&work.leases("worker", Duration::from_secs(60)));
     let model = Model::default();
@@ -237,8 +244,15 @@ fn who_lost_its_permit_keeps_what_it_paid_for() {
     let work = Work::fresh();
     let first = cache(&work);
     let late = lost_lease(&work, &first, || {});
-    assert_eq!((late.0.as_str(), late.1), ("late answer 1", Origin::Generated));
-    assert!(matches!(late.2, Some(NotStored::PermitLost)), "{:?}", late.2);
+    assert_eq!(
+        (late.0.as_str(), late.1),
+        ("late answer 1", Origin::Generated)
+    );
+    assert!(
+        matches!(late.2, Some(NotStored::PermitLost)),
+        "{:?}",
+        late.2
+    );
     let model = Model::default();
     assert_eq!(model.asked(&first, &ask("a")).body, "answer 1");
 }
@@ -290,7 +304,10 @@ fn a_refresh_asks_anew_and_who_finds_it_under_way_shares_it() {
         let plain = scope.spawn(|| cache.get_or_generate(&ask("a"), never::<String>).unwrap());
         assert_eq!(refresher.join().unwrap(), "answer 2");
         for shared in [other.join().unwrap(), plain.join().unwrap()] {
-            assert_eq!((shared.body.as_str(), shared.origin), ("answer 2", Origin::Awaited));
+            assert_eq!(
+                (shared.body.as_str(), shared.origin),
+                ("answer 2", Origin::Awaited)
+            );
         }
     });
     assert_eq!(model.asked(&cache, &ask("a")).body, "answer 2");

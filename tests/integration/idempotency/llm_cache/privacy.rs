@@ -24,7 +24,11 @@ fn request() -> LlmRequest {
 /// Whether a word stands in any file of a directory. The files are read by a process
 /// of its own, since this one has them open.
 fn stands(work: &Work, word: &str) -> bool {
-    assert!(names(work.directory()).iter().any(|name| name == "agent.db-wal"));
+    assert!(
+        names(work.directory())
+            .iter()
+            .any(|name| name == "agent.db-wal")
+    );
     let spec = agentos_process::CommandSpec::new("grep")
         .args(["-r", "-a", "-q", "-F", "-e", word])
         .arg(work.directory().as_os_str().to_owned());
@@ -53,9 +57,16 @@ fn requests_are_kept_when_asked_for() {
     let cache = cache_of(&work, CacheConfig::default().keep_requests(true));
     Model::default().asked(&cache, &request());
     assert!(stands(&work, PROMPT));
-    let entry = cache.gate().lookup(request().key().unwrap()).unwrap().unwrap();
+    let entry = cache
+        .gate()
+        .lookup(request().key().unwrap())
+        .unwrap()
+        .unwrap();
     let kept: Value = serde_json::from_slice(&entry.kept_request.unwrap()).unwrap();
-    assert_eq!(kept, json!({"provider": "openai", "request": request().body()}));
+    assert_eq!(
+        kept,
+        json!({"provider": "openai", "request": request().body()})
+    );
 }
 
 #[test]
@@ -92,12 +103,18 @@ fn the_hook_sees_request_and_answer_before_the_disk_does() {
     let give = || Ok::<_, ()>(Answer::new("you said xyzzy-4711".to_string()));
     let paid = cache.get_or_generate(&request(), give).unwrap();
     // Who pays has what the model said.
-    assert_eq!((paid.body.as_str(), paid.stored()), ("you said xyzzy-4711", true));
+    assert_eq!(
+        (paid.body.as_str(), paid.stored()),
+        ("you said xyzzy-4711", true)
+    );
     assert!(!stands(&work, "xyzzy"));
     assert!(stands(&work, "my secret is [gone]-4711"));
     // The key is that of the request as it was, and a hit is what was stored.
     let hit = cache.get_or_generate(&request(), never::<String>).unwrap();
-    assert_eq!((hit.body.as_str(), hit.origin), ("you said [gone]-4711", Origin::Recorded));
+    assert_eq!(
+        (hit.body.as_str(), hit.origin),
+        ("you said [gone]-4711", Origin::Recorded)
+    );
 }
 
 #[test]
@@ -127,7 +144,10 @@ fn a_hook_that_leaves_what_cannot_be_read_stores_nothing() {
     let give = || Ok::<_, ()>(Answer::new(json!({"a": 1})));
     let paid = cache.get_or_generate(&request(), give).unwrap();
     assert!(matches!(paid.not_stored, Some(NotStored::Withheld(_))));
-    assert_eq!(cache.get_or_generate(&request(), give).unwrap().origin, Origin::Generated);
+    assert_eq!(
+        cache.get_or_generate(&request(), give).unwrap().origin,
+        Origin::Generated
+    );
 }
 
 #[test]
@@ -142,6 +162,10 @@ fn the_files_hold_no_prompt_after_a_clean_end_either() {
     Model::default().asked(&cache, &request());
     drop(cache);
     let bytes = fs::read(&path).unwrap();
-    let stands = |word: &str| bytes.windows(word.len()).any(|part| part == word.as_bytes());
+    let stands = |word: &str| {
+        bytes
+            .windows(word.len())
+            .any(|part| part == word.as_bytes())
+    };
     assert!(stands("answer 1") && !stands("xyzzy") && !stands(TOOL));
 }

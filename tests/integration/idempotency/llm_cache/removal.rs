@@ -61,7 +61,9 @@ fn answers_are_removed_by_model_operation_and_task() {
         of_model("x").scope(Scope::Task(task.clone())),
     ];
     let fill = || {
-        let hits = requests.iter().map(|request| model.asked(&cache, request).is_hit());
+        let hits = requests
+            .iter()
+            .map(|request| model.asked(&cache, request).is_hit());
         hits.collect::<Vec<_>>()
     };
     assert_eq!(fill(), [false; 5]);
@@ -114,9 +116,8 @@ fn an_answer_that_is_under_way_is_not_removed() {
 
 #[test]
 fn thousands_are_removed_in_bounded_commits() {
-    let work = Work::configured(|config| {
-        config.durability(agentos_store::sqlite::Durability::Relaxed)
-    });
+    let work =
+        Work::configured(|config| config.durability(agentos_store::sqlite::Durability::Relaxed));
     let (cache, model) = (cache(&work), Model::default());
     for number in 0..2100 {
         model.asked(&cache, &ask(&number.to_string()));

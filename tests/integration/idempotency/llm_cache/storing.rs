@@ -50,7 +50,10 @@ fn the_predicate_is_the_callers_own_and_sees_the_answer() {
     assert!(!at_once(&cache, &model, Finish::Truncated).stored());
     assert!(at_once(&cache, &model, Finish::Truncated).stored());
     let hit = at_once(&cache, &model, Finish::Complete);
-    assert_eq!((hit.body.as_str(), hit.finish), ("answer 2", Finish::Truncated));
+    assert_eq!(
+        (hit.body.as_str(), hit.finish),
+        ("answer 2", Finish::Truncated)
+    );
 }
 
 #[test]
@@ -81,7 +84,10 @@ fn what_is_too_large_is_given_all_the_same() {
             let NotStored::Refused(error) = why else {
                 panic!("{why:?}");
             };
-            assert!(matches!(error.storage(), Some(StorageError::LimitExceeded(_))));
+            assert!(matches!(
+                error.storage(),
+                Some(StorageError::LimitExceeded(_))
+            ));
         }
     }
 }
@@ -163,7 +169,11 @@ fn a_damaged_answer_is_a_logged_miss_and_is_made_again() {
         damage(&work, change);
         let heard = heard(|| {
             let again = model.asked(&cache, &ask("a"));
-            assert_eq!((again.body.as_str(), again.stored()), ("answer 2", true), "{change}");
+            assert_eq!(
+                (again.body.as_str(), again.stored()),
+                ("answer 2", true),
+                "{change}"
+            );
         });
         let said = "a cached answer is damaged and is made again";
         assert!(heard.iter().any(|line| line == said), "{change}: {heard:?}");
@@ -180,7 +190,10 @@ fn an_answer_in_another_form_is_replaced_once() {
     let give = || Ok::<_, ()>(Answer::new(Value::from("json now")));
     let heard = heard(|| {
         let replaced = cache.get_or_generate(&ask("a"), give).unwrap();
-        assert_eq!((replaced.origin, replaced.stored()), (Origin::Generated, true));
+        assert_eq!(
+            (replaced.origin, replaced.stored()),
+            (Origin::Generated, true)
+        );
     });
     assert_eq!(heard, ["a cached answer cannot be read and is removed"]);
     let hit = cache.get_or_generate(&ask("a"), never::<Value>).unwrap();
@@ -212,7 +225,10 @@ fn when_the_store_refuses_the_answer_its_caller_has_it() {
         model.answer()
     });
     let given = given.unwrap();
-    assert_eq!((given.body.as_str(), given.usage), ("answer 1", Some(super::USAGE)));
+    assert_eq!(
+        (given.body.as_str(), given.usage),
+        ("answer 1", Some(super::USAGE))
+    );
     assert!(
         matches!(&given.not_stored, Some(NotStored::Refused(error))
             if matches!(error.storage(), Some(StorageError::Closed))),
