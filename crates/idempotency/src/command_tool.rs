@@ -21,8 +21,8 @@ pub use outcome::{COMMAND_VERSION, CommandExit, CommandOutcome, MalformedOutcome
 
 use crate::limits::{COMMAND_OUTPUT_BYTES_DEFAULT, COMMAND_TIMEOUT_DEFAULT};
 use crate::tool_ledger::{
-    Answer, CallContext, Prepared, Step, ToolCall, ToolError, ToolFailure, ToolLedger, ToolOutcome,
-    ToolOutput,
+    CallContext, Prepared, Step, ToolAnswer, ToolCall, ToolError, ToolFailure, ToolLedger,
+    ToolOutcome, ToolOutput,
 };
 
 /// The variable in which a command finds the idempotency key of its call, to hand it on
@@ -322,7 +322,7 @@ impl CommandAnswer {
     /// # Errors
     ///
     /// [`CommandError::GivenUp`] and [`CommandError::Malformed`].
-    pub fn read(command: &CommandCall, answer: &Answer) -> Result<CommandAnswer, CommandError> {
+    pub fn read(command: &CommandCall, answer: &ToolAnswer) -> Result<CommandAnswer, CommandError> {
         let output = match &answer.outcome {
             ToolOutcome::Done(output) | ToolOutcome::Failed { output, .. } => output,
             ToolOutcome::GivenUp { reason } => {

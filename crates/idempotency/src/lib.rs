@@ -62,8 +62,8 @@ pub use permits::PermitLoss;
 pub use request::Request;
 pub use stats::{GateStats, fraction};
 pub use tool_ledger::{
-    Answer, CallContext, CallSummary, DoubtfulCall, Effect, LedgerConfig, LedgerStats,
-    MalformedRecord, OnDoubt, OnFailure, PendingOutcome, Prepared, RECORD_VERSION, RecordedCall,
-    Redact, RunningCall, Started, Step, TooLarge, ToolAnnotations, ToolCall, ToolError,
+    CallContext, CallSummary, DoubtfulCall, Effect, LedgerConfig, LedgerStats, MalformedRecord,
+    OnDoubt, OnFailure, PendingOutcome, Prepared, RECORD_VERSION, RecordedCall, Redact,
+    RunningCall, Started, Step, TooLarge, ToolAnnotations, ToolAnswer, ToolCall, ToolError,
     ToolFailure, ToolLedger, ToolOutcome, ToolOutput, ToolRecord, Trust, Unrecorded,
 };

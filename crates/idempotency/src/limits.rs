@@ -51,9 +51,6 @@ pub const COMMAND_OUTPUT_BYTES_DEFAULT: usize = 4 << 20;
 /// doubt.
 pub(crate) const LOOKS_PER_CALL_MAX: u32 = 16;
 
-const _: () = {
-    // What a command prints is recorded with it, whatever else is unchanged.
-    assert!(2 * COMMAND_OUTPUT_BYTES_DEFAULT < OUTCOME_BYTES_DEFAULT);
 /// How long a call of the cache waits for somebody else's answer, unless configured
 /// otherwise: longer than a model thinks.
 pub const CACHE_WAIT_DEFAULT: Duration = Duration::from_secs(300);
@@ -64,6 +61,8 @@ pub const CACHE_WAIT_MAX: Duration = Duration::from_secs(24 * 3600);
 pub(crate) const UNREADABLE_ANSWERS_MAX: u32 = 4;
 
 const _: () = {
+    // What a command prints is recorded with it, whatever else is unchanged.
+    assert!(2 * COMMAND_OUTPUT_BYTES_DEFAULT < OUTCOME_BYTES_DEFAULT);
     assert!(CACHE_WAIT_DEFAULT.as_millis() <= CACHE_WAIT_MAX.as_millis());
     assert!(POLL_MIN.as_nanos() <= POLL_DEFAULT.as_nanos());
     assert!(POLL_DEFAULT.as_nanos() <= POLL_MAX.as_nanos());

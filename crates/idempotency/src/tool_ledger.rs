@@ -30,7 +30,7 @@ pub use error::{ToolError, ToolFailure};
 pub use outcome::{MalformedRecord, RECORD_VERSION, TooLarge, ToolOutcome, ToolOutput, ToolRecord};
 pub use pending::{PendingOutcome, Prepared, Unrecorded};
 pub use policy::{DoubtfulCall, Effect, OnDoubt, OnFailure, ToolAnnotations, Trust};
-pub use running::{Answer, CallContext, RunningCall, Started};
+pub use running::{CallContext, RunningCall, Started, ToolAnswer};
 pub use stats::LedgerStats;
 pub use step::Step;
 pub use summary::{CallSummary, RecordedCall};
@@ -167,7 +167,7 @@ impl ToolLedger {
     /// # Errors
     ///
     /// [`ToolError`] says for each whether the call happened, and what to do.
-    pub fn execute_or_replay<F>(&self, call: &ToolCall, body: F) -> Result<Answer, ToolError>
+    pub fn execute_or_replay<F>(&self, call: &ToolCall, body: F) -> Result<ToolAnswer, ToolError>
     where
         F: FnOnce(&CallContext<'_>) -> Result<ToolOutput, ToolFailure>,
     {
@@ -388,7 +388,7 @@ impl ToolLedger {
         &self,
         identity: &Identity,
         on_failure: OnFailure,
-    ) -> Result<Option<Answer>, ToolError> {
+    ) -> Result<Option<ToolAnswer>, ToolError> {
         let Some(entry) = self.gate().lookup(&identity.key)? else {
             return Ok(None);
         };
@@ -455,11 +455,11 @@ impl ToolLedger {
         RunningCall::new(self.clone(), permit)
     }
 
-    fn replay(&self, entry: KeyEntry, record: ToolRecord) -> Result<Answer, ToolError> {
+    fn replay(&self, entry: KeyEntry, record: ToolRecord) -> Result<ToolAnswer, ToolError> {
         self.gate().touch(&entry.summary);
         self.counters().replays.add(1);
         match record {
-            ToolRecord::Outcome(outcome) => Ok(Answer {
+            ToolRecord::Outcome(outcome) => Ok(ToolAnswer {
                 outcome,
                 replayed: true,
                 executions: entry.summary.token.get().unsigned_abs(),

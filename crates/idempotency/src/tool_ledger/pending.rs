@@ -9,7 +9,7 @@ use agentos_core::{FinishKey, KeyFence, KeyStatus, Part, StorageError};
 
 use super::error::ToolError;
 use super::outcome::{TooLarge, ToolOutcome, ToolRecord};
-use super::running::{Answer, Guard};
+use super::running::{Guard, ToolAnswer};
 use super::step::{Turn, keep};
 use crate::error::IdempotencyError;
 
@@ -19,7 +19,7 @@ pub enum Prepared {
     /// It was run; its outcome is to be recorded.
     Executed(Box<PendingOutcome>),
     /// Nothing was run: this is recorded.
-    Replayed(Answer),
+    Replayed(ToolAnswer),
 }
 
 impl Prepared {
@@ -40,7 +40,7 @@ impl Prepared {
     }
 
     /// Says that the commit with the part was made.
-    pub fn committed(self) -> Answer {
+    pub fn committed(self) -> ToolAnswer {
         match self {
             Prepared::Executed(pending) => pending.committed(),
             Prepared::Replayed(answer) => answer,
@@ -52,7 +52,7 @@ impl Prepared {
     /// # Errors
     ///
     /// As [`PendingOutcome::record`].
-    pub fn record(self) -> Result<Answer, ToolError> {
+    pub fn record(self) -> Result<ToolAnswer, ToolError> {
         match self {
             Prepared::Executed(pending) => pending.record(),
             Prepared::Replayed(answer) => Ok(answer),
@@ -71,7 +71,7 @@ pub struct PendingOutcome {
     guard: Guard,
     fence: KeyFence,
     turn: Option<Turn>,
-    answer: Answer,
+    answer: ToolAnswer,
     record: ToolRecord,
 }
 
@@ -80,7 +80,7 @@ impl PendingOutcome {
         guard: Guard,
         fence: KeyFence,
         turn: Option<Turn>,
-        answer: Answer,
+        answer: ToolAnswer,
         record: ToolRecord,
     ) -> PendingOutcome {
         PendingOutcome {
@@ -114,7 +114,7 @@ impl PendingOutcome {
     }
 
     /// Says that the commit with the part was made.
-    pub fn committed(self) -> Answer {
+    pub fn committed(self) -> ToolAnswer {
         let counters = self.guard.ledger().counters();
         let failed = self.record.status() == KeyStatus::Failed;
         counters.failures.add(u64::from(failed));
@@ -129,7 +129,7 @@ impl PendingOutcome {
     ///
     /// [`ToolError::Lost`] when the right to record was lost; [`ToolError::Unrecorded`]
     /// for everything else, from which it can be recorded again.
-    pub fn record(self) -> Result<Answer, ToolError> {
+    pub fn record(self) -> Result<ToolAnswer, ToolError> {
         match &self.record {
             ToolRecord::TooLarge(large) => {
                 let large = large.clone();
@@ -221,7 +221,7 @@ impl Unrecorded {
     /// # Errors
     ///
     /// As [`PendingOutcome::record`].
-    pub fn record_again(self) -> Result<Answer, ToolError> {
+    pub fn record_again(self) -> Result<ToolAnswer, ToolError> {
         self.pending.record()
     }
 

@@ -14,7 +14,7 @@ use crate::gate::HeldPermit;
 
 /// The answer to a call: what came out of it, now or earlier.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct ToolAnswer {
     /// What came out.
     pub outcome: ToolOutcome,
     /// Whether it is what was recorded, and nothing was run.
@@ -25,7 +25,7 @@ pub struct Answer {
     pub executions: u64,
 }
 
-impl Answer {
+impl ToolAnswer {
     /// Whether the tool did what it was asked.
     pub fn is_success(&self) -> bool {
         self.outcome.is_success()
@@ -43,7 +43,7 @@ pub enum Started {
     /// It is to be run.
     Run(Box<RunningCall>),
     /// This is recorded.
-    Replay(Answer),
+    Replay(ToolAnswer),
 }
 
 /// The right to run a call. Dropped before it is released, in a panic too, it leaves the
@@ -158,7 +158,7 @@ impl RunningCall {
             ToolRecord::TooLarge(large) => Some(large.clone()),
             ToolRecord::Outcome(_) => None,
         };
-        let answer = Answer {
+        let answer = ToolAnswer {
             outcome,
             replayed: false,
             executions: executions(self.fence),

@@ -15,7 +15,7 @@ use super::call::ToolCall;
 use super::error::{ToolError, ToolFailure};
 use super::outcome::ToolOutput;
 use super::pending::Prepared;
-use super::running::{Answer, CallContext, Started};
+use super::running::{CallContext, Started, ToolAnswer};
 use crate::limits::CALLS_PER_STEP_MAX;
 
 /// A step of a task, made by [`ToolLedger::step`]. Its clones count together.
@@ -71,7 +71,7 @@ impl Step {
     /// # Errors
     ///
     /// [`ToolError`].
-    pub fn execute_or_replay<F>(&self, call: &ToolCall, body: F) -> Result<Answer, ToolError>
+    pub fn execute_or_replay<F>(&self, call: &ToolCall, body: F) -> Result<ToolAnswer, ToolError>
     where
         F: FnOnce(&CallContext<'_>) -> Result<ToolOutput, ToolFailure>,
     {
