@@ -4,6 +4,7 @@
 //! rows into the same tables and indexes, with the same pragmas. A ratio to it
 //! means something; a figure alone, on a shared machine, does not.
 
+mod keys;
 mod leases;
 mod measure;
 
@@ -18,6 +19,7 @@ use agentos_store::sqlite::{Config, Durability, SqliteStore};
 use rusqlite::{Connection, OpenFlags, params};
 use serde::{Deserialize, Serialize};
 
+pub use self::keys::{KeyFloor, add_others, ask, cache, gate, opened, owner, request};
 pub use self::leases::{Fill, LeaseFloor, OurLeases};
 pub use self::measure::{Ratio, mark, median, micros, sync_latency, timed};
 
