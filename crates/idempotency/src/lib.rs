@@ -54,8 +54,8 @@ pub use error::{IdempotencyError, JsonError};
 pub use gate::{Begin, HeldPermit, IdempotencyStore};
 pub use key::{CanonicalJson, cache_key, ledger_key};
 pub use llm_cache::{
-    Answer, AnswerBody, AnswerFormat, CacheConfig, CacheError, CacheStats, Cached, CallOptions,
-    Candidate, EnvelopeError, Finish, Invalidation, Json, LlmOutputCache, LlmRequest, NotStored,
+    AnswerBody, AnswerFormat, CacheConfig, CacheError, CacheStats, Cached, CallOptions, Candidate,
+    EnvelopeError, Finish, Invalidation, Json, LlmAnswer, LlmOutputCache, LlmRequest, NotStored,
     Origin, Role, Scope, StoredAnswer, ToStore, Ttl, Usage,
 };
 pub use permits::PermitLoss;

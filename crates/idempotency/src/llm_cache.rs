@@ -25,7 +25,7 @@ use agentos_core::{
 };
 use serde_json::json;
 
-pub use self::answer::{Answer, AnswerBody, Cached, Json, Origin, Ttl};
+pub use self::answer::{AnswerBody, Cached, Json, LlmAnswer, Origin, Ttl};
 pub use self::config::{CacheConfig, CallOptions, Candidate, ToStore};
 pub use self::envelope::{AnswerFormat, EnvelopeError, Finish, StoredAnswer, Usage};
 pub use self::error::{CacheError, NotStored};
@@ -47,7 +47,7 @@ use crate::request::Request;
 ///
 /// ```
 /// use agentos_idempotency::{
-///     Answer, CacheConfig, Finish, IdempotencyStore, LlmOutputCache, LlmRequest, Role, Usage,
+///     LlmAnswer, CacheConfig, Finish, IdempotencyStore, LlmOutputCache, LlmRequest, Role, Usage,
 /// };
 ///
 /// fn ask(gate: IdempotencyStore) -> Result<String, Box<dyn std::error::Error>> {
@@ -58,7 +58,7 @@ use crate::request::Request;
 ///     let cached = cache.get_or_generate(&request, || {
 ///         // Here the model is asked: `request.body()` is what goes over the wire.
 ///         let usage = Usage { prompt_tokens: 12, completion_tokens: 5, cost_micros: 90 };
-///         let answer = Answer::new("A promise with an end.".to_string());
+///         let answer = LlmAnswer::new("A promise with an end.".to_string());
 ///         Ok::<_, std::io::Error>(answer.usage(usage).finish(Finish::of_reason("stop")))
 ///     })?;
 ///     Ok(cached.body)
@@ -115,7 +115,7 @@ impl LlmOutputCache {
     pub fn get_or_generate<A: AnswerBody, E>(
         &self,
         request: &LlmRequest,
-        generate: impl FnOnce() -> Result<Answer<A>, E>,
+        generate: impl FnOnce() -> Result<LlmAnswer<A>, E>,
     ) -> Result<Cached<A>, CacheError<E>> {
         self.call(request, &CallOptions::new(), generate)
     }
@@ -128,7 +128,7 @@ impl LlmOutputCache {
     pub fn refresh<A: AnswerBody, E>(
         &self,
         request: &LlmRequest,
-        generate: impl FnOnce() -> Result<Answer<A>, E>,
+        generate: impl FnOnce() -> Result<LlmAnswer<A>, E>,
     ) -> Result<Cached<A>, CacheError<E>> {
         self.call(request, &CallOptions::new().refresh(), generate)
     }
@@ -142,7 +142,7 @@ impl LlmOutputCache {
         &self,
         request: &LlmRequest,
         options: &CallOptions,
-        generate: impl FnOnce() -> Result<Answer<A>, E>,
+        generate: impl FnOnce() -> Result<LlmAnswer<A>, E>,
     ) -> Result<Cached<A>, CacheError<E>> {
         let identity = request.identity()?;
         match self.turn(request, identity, options)? {
@@ -320,7 +320,7 @@ impl LlmOutputCache {
         request: &LlmRequest,
         identity: &Identity,
         mut permit: Unpaid<'_>,
-        answer: Answer<A>,
+        answer: LlmAnswer<A>,
     ) -> Cached<A> {
         let outcome = match self.outcome(request, &answer) {
             Ok(outcome) => outcome,
@@ -343,7 +343,7 @@ impl LlmOutputCache {
     }
 
     /// The answer came too late: another one may have been recorded meanwhile.
-    fn superseded<A: AnswerBody>(&self, identity: &Identity, answer: Answer<A>) -> Cached<A> {
+    fn superseded<A: AnswerBody>(&self, identity: &Identity, answer: LlmAnswer<A>) -> Cached<A> {
         let recorded = self.lookup(identity).ok().flatten();
         let recorded = recorded.and_then(|entry| read(identity, entry, Origin::Superseded).ok());
         match recorded {
@@ -356,7 +356,7 @@ impl LlmOutputCache {
         }
     }
 
-    fn unstored<A>(&self, identity: &Identity, answer: Answer<A>, why: NotStored) -> Cached<A> {
+    fn unstored<A>(&self, identity: &Identity, answer: LlmAnswer<A>, why: NotStored) -> Cached<A> {
         if !matches!(why, NotStored::NotKept) {
             tracing::warn!(key = %identity.key, error = %why, "an answer is not stored");
         }
@@ -368,7 +368,7 @@ impl LlmOutputCache {
     fn outcome<A: AnswerBody>(
         &self,
         request: &LlmRequest,
-        answer: &Answer<A>,
+        answer: &LlmAnswer<A>,
     ) -> Result<NewOutcome, NotStored> {
         if !answer.keep {
             return Err(NotStored::NotKept);

@@ -6,19 +6,18 @@ mod removal;
 mod storing;
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentos_core::{ManualClock, TaskId};
 use agentos_idempotency::{
-    Answer, AnswerBody, CacheConfig, CacheError, CacheStats, Cached, Finish, GateConfig,
-    IdempotencyError, IdempotencyStore, Json, LlmOutputCache, LlmRequest, Origin, Role, Scope, Ttl,
-    Usage,
+    AnswerBody, CacheConfig, CacheError, CacheStats, Cached, Finish, GateConfig, IdempotencyError,
+    IdempotencyStore, Json, LlmAnswer, LlmOutputCache, LlmRequest, Origin, Role, Scope, Ttl, Usage,
 };
 use agentos_tests::{Work, manual_clock, new_worker};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::sync::Arc;
 
 /// What every answer costs here.
 const USAGE: Usage = Usage {
@@ -55,9 +54,9 @@ fn clocked() -> (Work, Arc<ManualClock>) {
 struct Model(AtomicU64);
 
 impl Model {
-    fn answer(&self) -> Result<Answer<String>, Infallible> {
+    fn answer(&self) -> Result<LlmAnswer<String>, Infallible> {
         let call = self.0.fetch_add(1, Ordering::SeqCst) + 1;
-        Ok(Answer::new(format!("answer {call}")).usage(USAGE))
+        Ok(LlmAnswer::new(format!("answer {call}")).usage(USAGE))
     }
 
     fn calls(&self) -> u64 {
@@ -70,7 +69,7 @@ impl Model {
 }
 
 /// A generator of which this test is sure that it does not run.
-fn never<A>() -> Result<Answer<A>, Infallible> {
+fn never<A>() -> Result<LlmAnswer<A>, Infallible> {
     panic!("the model is asked");
 }
 
@@ -108,7 +107,7 @@ fn every_kind_of_answer_is_the_same_as_a_hit() {
         prompt: &str,
         body: &A,
     ) {
-        let give = || Ok::<_, Infallible>(Answer::new(body.clone()).finish(Finish::Complete));
+        let give = || Ok::<_, Infallible>(LlmAnswer::new(body.clone()).finish(Finish::Complete));
         let paid = cache.get_or_generate(&ask(prompt), give).unwrap();
         assert!(paid.stored(), "{:?}", paid.not_stored);
         let hit = cache.get_or_generate(&ask(prompt), never::<A>).unwrap();

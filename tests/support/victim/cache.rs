@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agentos_core::limits::LEASE_MIN;
 use agentos_idempotency::{
-    Answer, CacheConfig, GateConfig, IdempotencyStore, LlmOutputCache, LlmRequest, Role,
+    CacheConfig, GateConfig, IdempotencyStore, LlmAnswer, LlmOutputCache, LlmRequest, Role,
 };
 use agentos_store::sqlite::SqliteStore;
 use agentos_tests::{config, new_worker, pass};
@@ -45,7 +45,7 @@ pub(crate) fn ask(database: &str, gate: &str, calls: &str, name: &str) {
                         // One write: lines of several processes do not mix.
                         file.write_all(format!("{answer}\n").as_bytes())
                             .expect("a line");
-                        Ok::<_, Infallible>(Answer::new(answer))
+                        Ok::<_, Infallible>(LlmAnswer::new(answer))
                     };
                     let request = request(&question.to_string());
                     let cached = cache.get_or_generate(&request, generate);
@@ -65,6 +65,6 @@ pub(crate) fn hang(database: &str) {
             thread::park();
         }
         #[expect(unreachable_code, reason = "says what it would have been")]
-        Ok::<_, Infallible>(Answer::new(String::new()))
+        Ok::<_, Infallible>(LlmAnswer::new(String::new()))
     });
 }

@@ -15,7 +15,7 @@ use super::error::NotStored;
 
 /// What a model answered, and what is known about it.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Answer<A> {
+pub struct LlmAnswer<A> {
     /// The answer.
     pub body: A,
     /// What it cost, if known.
@@ -29,10 +29,10 @@ pub struct Answer<A> {
     pub ttl: Ttl,
 }
 
-impl<A> Answer<A> {
+impl<A> LlmAnswer<A> {
     /// An answer of which nothing else is known.
-    pub fn new(body: A) -> Answer<A> {
-        Answer {
+    pub fn new(body: A) -> LlmAnswer<A> {
+        LlmAnswer {
             body,
             usage: None,
             finish: Finish::Unsaid,
@@ -43,28 +43,28 @@ impl<A> Answer<A> {
 
     /// Says what it cost.
     #[must_use]
-    pub fn usage(mut self, usage: Usage) -> Answer<A> {
+    pub fn usage(mut self, usage: Usage) -> LlmAnswer<A> {
         self.usage = Some(usage);
         self
     }
 
     /// Says why the model stopped.
     #[must_use]
-    pub fn finish(mut self, finish: Finish) -> Answer<A> {
+    pub fn finish(mut self, finish: Finish) -> LlmAnswer<A> {
         self.finish = finish;
         self
     }
 
     /// Says whether it may be stored.
     #[must_use]
-    pub fn keep(mut self, keep: bool) -> Answer<A> {
+    pub fn keep(mut self, keep: bool) -> LlmAnswer<A> {
         self.keep = keep;
         self
     }
 
     /// Says how long it counts.
     #[must_use]
-    pub fn ttl(mut self, ttl: Ttl) -> Answer<A> {
+    pub fn ttl(mut self, ttl: Ttl) -> LlmAnswer<A> {
         self.ttl = ttl;
         self
     }

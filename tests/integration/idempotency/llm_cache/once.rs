@@ -11,7 +11,7 @@ use agentos_idempotency::{
 };
 use agentos_tests::{Gate, PATIENCE, Victim, Work};
 
-use super::{Model, ask, cache, cache_of, gate, never};
+use super::{Model, ask, cache, gate, never};
 use crate::VICTIM;
 
 #[test]
@@ -111,15 +111,16 @@ fn who_waits_too_long_is_told_who_is_asking() {
     let work = Work::fresh();
     let (cache, model) = (cache(&work), Model::default());
     let (says, hears) = mpsc::channel();
-    let (lets, goes) = mpsc::channel::<()>();
+    let (lets, goes) = mpsc::channel();
     thread::scope(|scope| {
-        let payer = scope.spawn(|| {
+        let (asked, thinking) = (&cache, &model);
+        let payer = scope.spawn(move || {
             let generate = || {
                 says.send(()).unwrap();
                 goes.recv_timeout(PATIENCE).unwrap();
-                model.answer()
+                thinking.answer()
             };
-            cache.get_or_generate(&ask("a"), generate).unwrap()
+            asked.get_or_generate(&ask("a"), generate).unwrap()
         });
         hears.recv_timeout(PATIENCE).unwrap();
         for wait in [Duration::ZERO, Duration::from_millis(50)] {
@@ -213,7 +214,7 @@ fn lost_lease(
         };
         work.store.commit_release(release);
         meanwhile();
-        model.answer().map(|answer| agentos_idempotency::Answer {
+        model.answer().map(|answer| agentos_idempotency::LlmAnswer {
             body: format!("late {}", answer.body),
             ..answer
         })
@@ -331,5 +332,4 @@ fn caches_of_one_process_with_gates_of_their_own_share_as_processes_do() {
         }
     });
     assert_eq!(model.calls(), 1);
-    let _ = cache_of;
 }

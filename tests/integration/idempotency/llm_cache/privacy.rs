@@ -4,7 +4,7 @@
 use std::fs;
 
 use agentos_idempotency::{
-    Answer, CacheConfig, LlmOutputCache, LlmRequest, NotStored, Origin, Role, ToStore,
+    CacheConfig, LlmAnswer, LlmOutputCache, LlmRequest, NotStored, Origin, Role, ToStore,
 };
 use agentos_tests::{Work, names};
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ fn the_hook_sees_request_and_answer_before_the_disk_does() {
     let work = Work::fresh();
     let config = CacheConfig::default().keep_requests(true).redact(blacken);
     let cache = cache_of(&work, config);
-    let give = || Ok::<_, ()>(Answer::new("you said xyzzy-4711".to_string()));
+    let give = || Ok::<_, ()>(LlmAnswer::new("you said xyzzy-4711".to_string()));
     let paid = cache.get_or_generate(&request(), give).unwrap();
     // Who pays has what the model said.
     assert_eq!(
@@ -124,7 +124,7 @@ fn a_hook_that_fails_keeps_everything_from_the_disk() {
         .keep_requests(true)
         .redact(|_, _| Err("cannot tell".into()));
     let cache = cache_of(&work, config);
-    let give = || Ok::<_, ()>(Answer::new("you said xyzzy-4711".to_string()));
+    let give = || Ok::<_, ()>(LlmAnswer::new("you said xyzzy-4711".to_string()));
     let paid = cache.get_or_generate(&request(), give).unwrap();
     assert_eq!(paid.body, "you said xyzzy-4711");
     assert!(matches!(paid.not_stored, Some(NotStored::Withheld(_))));
@@ -141,7 +141,7 @@ fn a_hook_that_leaves_what_cannot_be_read_stores_nothing() {
         Ok(())
     });
     let cache = LlmOutputCache::new(gate(&work, "asker"), config).unwrap();
-    let give = || Ok::<_, ()>(Answer::new(json!({"a": 1})));
+    let give = || Ok::<_, ()>(LlmAnswer::new(json!({"a": 1})));
     let paid = cache.get_or_generate(&request(), give).unwrap();
     assert!(matches!(paid.not_stored, Some(NotStored::Withheld(_))));
     assert_eq!(

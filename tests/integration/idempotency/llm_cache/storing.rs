@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex};
 
 use agentos_core::{Limits, StorageError};
 use agentos_idempotency::{
-    Answer, CacheConfig, CacheError, CallOptions, Finish, Json, LlmOutputCache, NotStored, Origin,
-    Ttl,
+    CacheConfig, CacheError, CallOptions, Finish, Json, LlmAnswer, LlmOutputCache, NotStored,
+    Origin, Ttl,
 };
 use agentos_tests::Work;
 use rusqlite::Connection;
@@ -77,7 +77,7 @@ fn what_is_too_large_is_given_all_the_same() {
     // Four bytes describe the answer.
     for (size, fits) in [(997, false), (996, true)] {
         let options = CallOptions::new().wait(std::time::Duration::ZERO);
-        let give = || Ok::<_, ()>(Answer::new(vec![7_u8; size]));
+        let give = || Ok::<_, ()>(LlmAnswer::new(vec![7_u8; size]));
         let given = cache.call(&ask("a"), &options, give).unwrap();
         assert_eq!((given.body.len(), given.stored()), (size, fits));
         if let Some(why) = given.not_stored {
@@ -96,11 +96,11 @@ fn what_is_too_large_is_given_all_the_same() {
 fn what_would_not_come_back_is_given_and_not_stored() {
     let work = Work::fresh();
     let cache = cache(&work);
-    let give = || Ok::<_, ()>(Answer::new(Json(f64::NAN)));
+    let give = || Ok::<_, ()>(LlmAnswer::new(Json(f64::NAN)));
     let given = cache.get_or_generate(&ask("a"), give).unwrap();
     assert!(given.body.0.is_nan());
     assert!(matches!(given.not_stored, Some(NotStored::NotRoundTrip(_))));
-    let next = cache.get_or_generate(&ask("a"), || Ok::<_, ()>(Answer::new(Json(0.5))));
+    let next = cache.get_or_generate(&ask("a"), || Ok::<_, ()>(LlmAnswer::new(Json(0.5))));
     assert_eq!(next.unwrap().origin, Origin::Generated);
 }
 
@@ -156,11 +156,13 @@ fn damage(work: &Work, change: &str) {
 #[test]
 fn a_damaged_answer_is_a_logged_miss_and_is_made_again() {
     let damages = [
-        "outcome = CAST('answer 7' AS BLOB) || substr(outcome, -4)",
+        "outcome = CAST('answer 7' || substr(outcome, 9) AS BLOB)",
         "outcome = x''",
         "model = 'gpt-6'",
         "expires_at = '2999-01-01 00:00:00.000000'",
         "seal = zeroblob(32)",
+        "detail = '{'",
+        "used_at = '2026-13-32 25:61:61.000000'",
     ];
     for change in damages {
         let work = Work::fresh();
@@ -187,7 +189,7 @@ fn an_answer_in_another_form_is_replaced_once() {
     let work = Work::fresh();
     let (cache, model) = (cache(&work), Model::default());
     assert_eq!(model.asked(&cache, &ask("a")).body, "answer 1");
-    let give = || Ok::<_, ()>(Answer::new(Value::from("json now")));
+    let give = || Ok::<_, ()>(LlmAnswer::new(Value::from("json now")));
     let heard = heard(|| {
         let replaced = cache.get_or_generate(&ask("a"), give).unwrap();
         assert_eq!(
@@ -199,7 +201,7 @@ fn an_answer_in_another_form_is_replaced_once() {
     let hit = cache.get_or_generate(&ask("a"), never::<Value>).unwrap();
     assert_eq!(hit.body, Value::from("json now"));
     // A type that the JSON does not fit is another form as well.
-    let typed = cache.get_or_generate(&ask("a"), || Ok::<_, ()>(Answer::new(Json(5_u8))));
+    let typed = cache.get_or_generate(&ask("a"), || Ok::<_, ()>(LlmAnswer::new(Json(5_u8))));
     assert_eq!(typed.unwrap().origin, Origin::Generated);
     assert_eq!(cache.stats().unreadable, 2);
 }
@@ -208,7 +210,7 @@ fn an_answer_in_another_form_is_replaced_once() {
 fn when_the_store_refuses_to_begin_nobody_is_paid() {
     let work = Work::fresh();
     let cache = cache(&work);
-    work.store.close().unwrap();
+    work.store.close();
     let refused = cache.get_or_generate(&ask("a"), never::<String>);
     let Err(CacheError::Gate(error)) = refused else {
         panic!("{refused:?}");
@@ -221,7 +223,7 @@ fn when_the_store_refuses_the_answer_its_caller_has_it() {
     let work = Work::fresh();
     let (cache, model) = (cache(&work), Model::default());
     let given = cache.get_or_generate(&ask("a"), || {
-        work.store.close().unwrap();
+        work.store.close();
         model.answer()
     });
     let given = given.unwrap();
