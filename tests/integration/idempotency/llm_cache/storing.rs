@@ -142,8 +142,7 @@ impl tracing::Subscriber for Ear {
 fn heard(run: impl FnOnce()) -> Vec<String> {
     let ear = Ear::default();
     tracing::subscriber::with_default(ear.clone(), run);
-    let heard = ear.0.lock().unwrap().clone();
-    heard
+    ear.0.lock().unwrap().clone()
 }
 
 /// Changes something about the one key of a store behind its back.
