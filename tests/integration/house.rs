@@ -104,6 +104,7 @@ fn each_crate_depends_only_on_what_is_below_it() {
         ("agentos-chaos", &["agentos-core", "agentos-process"]),
         ("agentos-recovery", &["agentos-core", "agentos-checkpoints"]),
         ("agentos-worker-pool", &["agentos-core"]),
+        ("agentos-idempotency", &["agentos-core", "agentos-process"]),
     ]);
     for (name, dependencies) in crates() {
         let allowed = below

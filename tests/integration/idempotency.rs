@@ -1,4 +1,6 @@
 //! Nothing is done twice, nothing is paid twice: the gate and what rests on it, on a
 //! real store.
 
+mod command_tool;
 mod llm_cache;
+mod tool_ledger;

@@ -8,6 +8,8 @@
 mod cache;
 #[path = "victim/leases.rs"]
 mod leases;
+#[path = "victim/tools.rs"]
+mod tools;
 
 use std::io::Write as _;
 use std::path::Path;
@@ -52,6 +54,7 @@ fn play(arguments: &[&str]) {
         ["hold", database, name, count] => leases::hold(database, name, count),
         ["ask-model", database, gate, calls, name] => cache::ask(database, gate, calls, name),
         ["hang-in-model", database] => cache::hang(database),
+        ["run-command", database, script] => tools::run_command(database, script),
         ["sweep", database, rows] => leases::sweep(database, rows),
         ["backup", database, target] => backup(database, target),
         ["read", database] => read(database),

@@ -17,7 +17,7 @@ use agentos_core::Digest;
 use agentos_process::{CancelToken, CommandSpec, Finished, ProcessError, run, run_until};
 use serde_json::{Value, json};
 
-pub use outcome::{COMMAND_VERSION, CommandExit, CommandOutcome, MalformedOutcome};
+pub use outcome::{COMMAND_VERSION, CommandEnd, CommandOutcome, MalformedOutcome};
 
 use crate::limits::{COMMAND_OUTPUT_BYTES_DEFAULT, COMMAND_TIMEOUT_DEFAULT};
 use crate::tool_ledger::{
@@ -268,9 +268,7 @@ impl CommandCall {
         let output = ToolOutput::new(outcome.encode());
         match outcome.exit {
             exit if exit.is_success() => Ok(output),
-            CommandExit::Exited { .. } => {
-                Err(ToolFailure::failed(outcome.exit.to_string(), output))
-            }
+            CommandEnd::Exited { .. } => Err(ToolFailure::failed(outcome.exit.to_string(), output)),
             exit => match self.cut_off {
                 CutOff::Failure => Err(ToolFailure::failed(exit.to_string(), output)),
                 CutOff::Doubt => Err(ToolFailure::unknown(format!(

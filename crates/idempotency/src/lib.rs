@@ -46,7 +46,7 @@ mod uses;
 mod waiting;
 
 pub use command_tool::{
-    COMMAND_VERSION, CommandAnswer, CommandCall, CommandError, CommandExit, CommandOutcome, CutOff,
+    COMMAND_VERSION, CommandAnswer, CommandCall, CommandEnd, CommandError, CommandOutcome, CutOff,
     KEY_VARIABLE, MalformedOutcome,
 };
 pub use config::GateConfig;

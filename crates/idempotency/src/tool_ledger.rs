@@ -374,12 +374,17 @@ impl ToolLedger {
 
     /// Nobody knows what a call did. Where that cannot be recorded its permit runs out.
     pub(crate) fn leave_in_doubt(&self, permit: HeldPermit) {
-        self.counters().unknown.add(1);
         let key = permit.permit().key.clone();
         match self.gate().leave_in_doubt(permit) {
             Ok(()) => tracing::warn!(%key, "a tool call is in doubt"),
+            Err(IdempotencyError::Storage(StorageError::StaleLease(stale))) => {
+                // Its end was recorded in a commit of the caller's own, or it was lost.
+                tracing::debug!(%key, %stale, "a tool call is not ours to leave in doubt");
+                return;
+            }
             Err(error) => tracing::warn!(%key, %error, "a tool call will be in doubt"),
         }
+        self.counters().unknown.add(1);
     }
 
     /// What is recorded and to be replayed. Looks without preparing anything that only

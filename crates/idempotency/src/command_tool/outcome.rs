@@ -22,7 +22,7 @@ const CANCELLED: u8 = 3;
 
 /// How a command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum CommandExit {
+pub enum CommandEnd {
     /// It exited with this code.
     Exited {
         /// 0 to 255.
@@ -39,28 +39,28 @@ pub enum CommandExit {
     Cancelled,
 }
 
-impl CommandExit {
+impl CommandEnd {
     /// Whether it exited with code 0.
     pub fn is_success(self) -> bool {
-        self == CommandExit::Exited { code: 0 }
+        self == CommandEnd::Exited { code: 0 }
     }
 
     /// The exit code; none for all others.
     pub fn code(self) -> Option<i32> {
         match self {
-            CommandExit::Exited { code } => Some(code),
+            CommandEnd::Exited { code } => Some(code),
             _ => None,
         }
     }
 }
 
-impl fmt::Display for CommandExit {
+impl fmt::Display for CommandEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            CommandExit::Exited { code } => write!(f, "exit code {code}"),
-            CommandExit::Signalled { signal } => write!(f, "signal {signal}"),
-            CommandExit::TimedOut => f.write_str("timed out"),
-            CommandExit::Cancelled => f.write_str("cancelled"),
+            CommandEnd::Exited { code } => write!(f, "exit code {code}"),
+            CommandEnd::Signalled { signal } => write!(f, "signal {signal}"),
+            CommandEnd::TimedOut => f.write_str("timed out"),
+            CommandEnd::Cancelled => f.write_str("cancelled"),
         }
     }
 }
@@ -69,7 +69,7 @@ impl fmt::Display for CommandExit {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandOutcome {
     /// How it ended.
-    pub exit: CommandExit,
+    pub exit: CommandEnd,
     /// What is kept of its standard output, byte for byte.
     pub stdout: Vec<u8>,
     /// What is kept of its standard error, byte for byte.
@@ -104,10 +104,10 @@ impl From<Finished> for CommandOutcome {
     fn from(finished: Finished) -> CommandOutcome {
         CommandOutcome {
             exit: match finished.outcome {
-                Outcome::Exited { code } => CommandExit::Exited { code },
-                Outcome::Signalled { signal } => CommandExit::Signalled { signal },
-                Outcome::TimedOut => CommandExit::TimedOut,
-                Outcome::Cancelled => CommandExit::Cancelled,
+                Outcome::Exited { code } => CommandEnd::Exited { code },
+                Outcome::Signalled { signal } => CommandEnd::Signalled { signal },
+                Outcome::TimedOut => CommandEnd::TimedOut,
+                Outcome::Cancelled => CommandEnd::Cancelled,
             },
             stdout: finished.stdout,
             stderr: finished.stderr,
@@ -128,10 +128,10 @@ impl CommandOutcome {
     /// ended.
     pub fn encode(&self) -> Vec<u8> {
         let (kind, number) = match self.exit {
-            CommandExit::Exited { code } => (EXITED, code),
-            CommandExit::Signalled { signal } => (SIGNALLED, signal),
-            CommandExit::TimedOut => (TIMED_OUT, 0),
-            CommandExit::Cancelled => (CANCELLED, 0),
+            CommandEnd::Exited { code } => (EXITED, code),
+            CommandEnd::Signalled { signal } => (SIGNALLED, signal),
+            CommandEnd::TimedOut => (TIMED_OUT, 0),
+            CommandEnd::Cancelled => (CANCELLED, 0),
         };
         let mut bytes = vec![COMMAND_VERSION, kind];
         bytes.reserve_exact(21 + self.stdout.len() + self.stderr.len());
@@ -161,10 +161,10 @@ impl CommandOutcome {
         let (duration, rest) = take::<8>(rest)?;
         let (length, rest) = take::<8>(rest)?;
         let exit = match (kind, i32::from_le_bytes(number)) {
-            (EXITED, code) => CommandExit::Exited { code },
-            (SIGNALLED, signal) => CommandExit::Signalled { signal },
-            (TIMED_OUT, 0) => CommandExit::TimedOut,
-            (CANCELLED, 0) => CommandExit::Cancelled,
+            (EXITED, code) => CommandEnd::Exited { code },
+            (SIGNALLED, signal) => CommandEnd::Signalled { signal },
+            (TIMED_OUT, 0) => CommandEnd::TimedOut,
+            (CANCELLED, 0) => CommandEnd::Cancelled,
             _ => return Err(MalformedOutcome::Exit(kind)),
         };
         if 3 < flags {

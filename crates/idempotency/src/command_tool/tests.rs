@@ -62,10 +62,10 @@ fn how_long_it_may_take_is_no_part_of_the_call() {
 
 fn outcomes() -> impl Strategy<Value = CommandOutcome> {
     let exits = prop_oneof![
-        any::<i32>().prop_map(|code| CommandExit::Exited { code }),
-        any::<i32>().prop_map(|signal| CommandExit::Signalled { signal }),
-        Just(CommandExit::TimedOut),
-        Just(CommandExit::Cancelled),
+        any::<i32>().prop_map(|code| CommandEnd::Exited { code }),
+        any::<i32>().prop_map(|signal| CommandEnd::Signalled { signal }),
+        Just(CommandEnd::TimedOut),
+        Just(CommandEnd::Cancelled),
     ];
     let stream = || vec(any::<u8>(), 0..100);
     let flags = (any::<bool>(), any::<bool>());
@@ -116,7 +116,7 @@ fn the_bytes_of_version_one_stay_readable() {
     bytes.extend_from_slice(&2_u64.to_le_bytes());
     bytes.extend_from_slice(b"o\xffe\x00");
     let outcome = CommandOutcome {
-        exit: CommandExit::Exited { code: 3 },
+        exit: CommandEnd::Exited { code: 3 },
         stdout: b"o\xff".to_vec(),
         stderr: b"e\x00".to_vec(),
         stdout_cut: false,

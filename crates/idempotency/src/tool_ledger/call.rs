@@ -14,6 +14,7 @@ use agentos_core::{
 };
 use serde_json::Value;
 
+use super::error::ToolError;
 use super::policy::{Effect, OnDoubt, OnFailure, ToolAnnotations, Trust};
 use crate::error::JsonError;
 use crate::key::{CanonicalJson, ledger_key};
@@ -216,6 +217,17 @@ impl ToolCall {
                 serde_json::from_slice(json.as_bytes()).unwrap_or(Value::Null)
             }
         }
+    }
+
+    /// The key that it has in the ledger, and that its body is given to hand on.
+    ///
+    /// # Errors
+    ///
+    /// [`ToolError::Arguments`](super::ToolError::Arguments), and
+    /// [`ToolError::Gate`](super::ToolError::Gate) for what can never be a call.
+    pub fn key(&self) -> Result<IdempotencyKey, ToolError> {
+        self.check()?;
+        Ok(self.identity()?.key)
     }
 
     pub(crate) fn policy_in_doubt(&self) -> OnDoubt {
