@@ -7,6 +7,7 @@
 mod canaries;
 mod checkpoints;
 mod commits;
+mod keys;
 mod leases;
 mod retention;
 mod rows;
@@ -129,6 +130,54 @@ macro_rules! conformance {
                 only_earlier_starts_of_the_worker_are_given_up,
                 the_outlook_tells_the_next_lease_and_the_next_work,
                 a_listener_is_told_of_work_that_arrives;
+            keys:
+                a_first_execution_is_pending_under_a_permit,
+                who_comes_second_is_told_that_it_is_in_flight,
+                what_is_recorded_is_replayed_as_it_was,
+                another_request_of_the_same_key_is_a_conflict,
+                of_callers_at_once_one_executes,
+                a_recorded_outcome_is_made_again_only_when_asked_for,
+                an_execution_anew_keeps_what_it_was_begun_with,
+                keys_keep_every_letter,
+                what_can_never_be_begun_is_refused,
+                an_empty_outcome_is_an_outcome,
+                an_outcome_has_a_bound,
+                an_expired_outcome_counts_as_absent_at_once,
+                expiry_goes_by_the_wall_clock,
+                a_time_to_live_of_zero_is_refused,
+                outcomes_checkpoint_and_completion_are_one_commit,
+                parts_of_keys_see_each_other,
+                a_late_finisher_changes_nothing,
+                who_has_the_permit_may,
+                a_permit_that_ran_out_and_was_not_taken_may_still_finish,
+                tokens_grow_and_numbers_are_given_once,
+                an_abandoned_key_was_never_begun,
+                a_permit_that_never_was_is_none,
+                a_permit_ends_at_its_deadline,
+                a_reboot_ends_every_permit,
+                a_wall_clock_that_jumps_touches_no_permit,
+                a_sole_start_ends_the_permits_of_earlier_ones,
+                a_renewal_extends_the_permit_from_now_on,
+                many_permits_are_renewed_at_once,
+                a_permit_under_a_lease_lasts_as_long_as_the_lease,
+                the_end_of_the_lease_is_the_end_of_the_permit,
+                under_a_lost_lease_nothing_begins,
+                an_expired_lease_that_nobody_took_still_records,
+                who_claims_the_item_next_finds_what_its_predecessor_left,
+                who_does_not_know_leaves_it_in_doubt_at_once,
+                doubt_under_a_lease_does_not_wait_for_its_end,
+                what_is_found_out_ends_the_doubt,
+                doubt_without_a_task_ends_as_well,
+                only_the_execution_in_doubt_is_resolved,
+                a_sole_start_resolves_what_its_earlier_start_left,
+                a_resolution_says_why_and_has_bounds,
+                a_resolution_and_what_goes_with_it_are_one_commit,
+                doubts_are_listed_in_pages,
+                lists_show_what_the_filter_fits,
+                lists_show_each_key_once,
+                only_recorded_outcomes_are_removed,
+                a_use_is_noted,
+                parts_of_keys_have_bounds;
         }
     } };
 }
