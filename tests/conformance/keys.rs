@@ -258,7 +258,7 @@ fn leased(store: &dyn Storage, owner: &str) -> Lease {
 }
 
 fn enqueue(store: &dyn Storage) -> WorkItemId {
-    let item = NewWorkItem::new("page").task(agentos_tests::task_id("a"));
+    let item = NewWorkItem::new("page");
     let receipt = done(store, Commit::new().part(item));
     receipt.enqueued().next().unwrap().0
 }

@@ -160,7 +160,7 @@ pub(crate) fn a_late_finisher_changes_nothing(store: &dyn Storage, clock: &Manua
             let among_others = Commit::new()
                 .part(AuditLine::new(task_id("a"), "noted"))
                 .part(deed)
-                .part(agentos_core::NewWorkItem::new("page"));
+                .part(NewWorkItem::new("page"));
             assert_eq!(stale(store.commit(among_others)), refusal, "{how}");
         }
         let renewed = store.renew_keys(&[permit.fence], LEASE).unwrap();
