@@ -165,6 +165,7 @@ macro_rules! conformance {
                 an_expired_lease_that_nobody_took_still_records,
                 who_claims_the_item_next_finds_what_its_predecessor_left,
                 who_does_not_know_leaves_it_in_doubt_at_once,
+                who_left_it_in_doubt_does_not_go_on,
                 doubt_under_a_lease_does_not_wait_for_its_end,
                 what_is_found_out_ends_the_doubt,
                 doubt_without_a_task_ends_as_well,

@@ -55,6 +55,39 @@ pub(crate) fn who_does_not_know_leaves_it_in_doubt_at_once(
     stale(store.commit(finish(&permit, NewOutcome::success("late")).into()));
 }
 
+/// Goal: to leave it in doubt is the end of the execution: from then on only a finding
+/// or a successor says how it went, also where the lease under which it was begun is
+/// lost meanwhile.
+pub(crate) fn who_left_it_in_doubt_does_not_go_on(store: &dyn Storage, clock: &ManualClock) {
+    let lease = leased(store, "one");
+    let under = executes(
+        store,
+        &BeginKey {
+            key: key("under"),
+            ..begin_under(&lease, "one")
+        },
+    );
+    let alone = first(store, "one");
+    done(store, Commit::new().part(doubt(&under)).part(doubt(&alone)));
+    let refuses = || {
+        let before = everything(store);
+        for permit in [&under, &alone] {
+            let renewed = store.renew_keys(&[permit.fence], LEASE).unwrap();
+            assert!(renewed[0].is_err(), "{renewed:?}");
+            for outcome in [NewOutcome::success("late"), NewOutcome::failure("late")] {
+                stale(store.commit(finish(permit, outcome).into()));
+            }
+            stale(store.commit(doubt(permit).into()));
+        }
+        assert_eq!(everything(store), before);
+        assert_eq!(doubts(store), [under.fence, alone.fence]);
+    };
+    refuses();
+    clock.advance(PAST_LEASE);
+    claim(store, "two");
+    refuses();
+}
+
 /// Also where it was begun under a lease that goes on.
 pub(crate) fn doubt_under_a_lease_does_not_wait_for_its_end(
     store: &dyn Storage,
