@@ -21,6 +21,7 @@ use agentos_core::{
 use agentos_tests::{Open, append, fresh, new_task, task_id};
 use rusqlite::Connection;
 
+use self::keys::KeyFault;
 use self::leases::{LeaseFault, Memory};
 
 /// How a store is broken.
@@ -42,6 +43,8 @@ enum Fault {
     NumberAgain,
     /// Something about work items and leases.
     Leases(LeaseFault),
+    /// Something about idempotency keys.
+    Keys(KeyFault),
 }
 
 struct Canary {
@@ -121,6 +124,9 @@ impl Storage for Canary {
         }
         if let Fault::Leases(fault) = self.fault {
             return self.commit_leases(fault, commit);
+        }
+        if let Fault::Keys(fault) = self.fault {
+            return self.commit_keys(fault, &commit);
         }
         let receipt = self.answer(self.store.commit(commit))?;
         let undo = |sql: &str| drop(self.raw().execute_batch(sql));

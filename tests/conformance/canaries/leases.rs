@@ -81,7 +81,7 @@ pub(super) struct Memory {
 const FAR: i64 = 1 << 50;
 
 impl Canary {
-    fn with_clock(fault: Fault) -> (Canary, std::sync::Arc<ManualClock>) {
+    pub(super) fn with_clock(fault: Fault) -> (Canary, std::sync::Arc<ManualClock>) {
         let (store, clock) = sqlite_with_clock();
         let canary = Canary {
             store,
