@@ -4,6 +4,7 @@
 mod answer;
 mod history;
 mod life;
+pub(crate) mod once;
 mod storm;
 mod tail;
 mod taken;

@@ -16,6 +16,8 @@
 //!
 //! A process was alive until its last line at least.
 
+#![cfg_attr(not(test), expect(dead_code, reason = "not every scenario tells all"))]
+
 mod lines;
 mod rules;
 #[cfg(test)]
@@ -77,7 +79,7 @@ pub(crate) struct Found {
 /// What a caller was told in the end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// What its body did is recorded as it ended.
+    /// How its body ended is recorded.
     Recorded,
     /// It is not, since the permit is over.
     Refused,

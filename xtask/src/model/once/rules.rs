@@ -291,7 +291,10 @@ impl Judge<'_> {
             let later = self.execution(outcome) < self.execution(other);
             other.digest != digest && told && later
         })?;
-        Some(format!("{digest} was replayed, and {} is recorded", other.digest))
+        Some(format!(
+            "{digest} was replayed, and {} is recorded",
+            other.digest
+        ))
     }
 
     /// Which execution recorded an outcome; of a finding, the newest that had started.
@@ -300,7 +303,9 @@ impl Judge<'_> {
         match (&call.found, &call.body) {
             (None, Some(body)) => Some(body.execution),
             _ => {
-                let before = self.bodies().filter(|(.., body)| body.started <= outcome.from);
+                let before = self
+                    .bodies()
+                    .filter(|(.., body)| body.started <= outcome.from);
                 before.map(|(.., body)| body.execution).max()
             }
         }
@@ -387,7 +392,10 @@ impl Judge<'_> {
                     found.is_some_and(|found| one.started <= found.at && found.at <= other.started)
                 });
                 if !recorded && !known {
-                    let why = format!("{} started, and {} is in doubt", other.execution, one.execution);
+                    let why = format!(
+                        "{} started, and {} is in doubt",
+                        other.execution, one.execution
+                    );
                     let calls = [first, second];
                     broken.push(self.broken(Rule::NeverSilentlyAgain, why, &calls));
                 }
