@@ -7,7 +7,7 @@ use super::super::{Answer, Call, Ended, Execution, Found, History, Moment, Polic
 use super::simulation::sound;
 use super::{ASK, Rule, TAKE_OVER, judge_once, rules};
 
-const SEEDS: u64 = 100;
+const SEEDS: u64 = 200;
 
 const POLICIES: [Policy; 5] = [
     Policy {
@@ -257,7 +257,8 @@ fn begun_forgotten(history: &mut History, random: &mut Rng) -> Option<()> {
         let is_last = body.is_some_and(|body| {
             history.states.get(&call.key) == Some(&State::Pending(body.execution))
         });
-        is_last && history.dead.contains_key(&call.process)
+        let gave_up = body.is_some_and(|body| matches!(body.ended, Some((_, Ended::Abandoned))));
+        is_last && !gave_up && history.dead.contains_key(&call.process)
     })?;
     let key = history.calls[at].key.clone();
     let found = |call: &Call| call.key == key && call.found.is_some();
@@ -343,6 +344,6 @@ fn every_change_is_rejected_by_its_rule() {
                 "change {number}, seed {seed}: {rule:?} is not among {found:?}"
             );
         }
-        assert!(10 <= made, "change {number} was made {made} times");
+        assert!(5 <= made, "change {number} was made {made} times");
     }
 }
