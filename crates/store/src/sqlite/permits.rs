@@ -137,6 +137,8 @@ fn find(
 struct HeldKey {
     entry: KeyEntry,
     detail: Option<String>,
+    /// Whether its permit was ended, and it was left in doubt.
+    was_left: bool,
 }
 
 fn held(
@@ -150,6 +152,8 @@ fn held(
         match rows.next()? {
             Some(row) => Ok(Some(HeldKey {
                 detail: row.get(8)?,
+                // No boot has this name.
+                was_left: row.get_ref(19)?.as_str().is_ok_and(str::is_empty),
                 entry: KeyRow::read(row, now)?.entry(row)?,
             })),
             None => Ok(None),
@@ -162,8 +166,8 @@ fn held(
 ///
 /// # Errors
 ///
-/// [`StorageError::StaleLease`] for any other, and when the lease under which it is
-/// executed is not held any more.
+/// [`StorageError::StaleLease`] for any other, for one that was ended by leaving the
+/// key in doubt, and when the lease under which it is executed is not held any more.
 fn require(
     connection: &Connection,
     fence: KeyFence,
@@ -177,9 +181,9 @@ fn require(
         .view
         .permit
         .as_ref()
-        .filter(|_| summary.token == fence.token)
+        .filter(|_| summary.token == fence.token && !held.was_left)
     else {
-        return Err(stale(fence, &held.entry).into());
+        return Err(stale(fence, &held).into());
     };
     if let Some(lease) = holder.under {
         work::require(connection, lease)?;
@@ -196,12 +200,13 @@ fn gone(fence: KeyFence) -> StalePermit {
     }
 }
 
-fn stale(fence: KeyFence, entry: &KeyEntry) -> StalePermit {
-    let permit = entry.summary.view.permit.as_ref();
+fn stale(fence: KeyFence, held: &HeldKey) -> StalePermit {
+    let summary = &held.entry.summary;
+    let permit = summary.view.permit.as_ref().filter(|_| !held.was_left);
     StalePermit {
         fence,
-        status: Some(entry.summary.view.status),
-        newest: Some(entry.summary.token),
+        status: Some(summary.view.status),
+        newest: Some(summary.token),
         owner: permit.map(|holder| holder.owner.clone()),
     }
 }
@@ -234,14 +239,14 @@ pub(crate) fn renew(
             }));
         }
         // That the row cannot be read is no reason to lose the others.
-        let entry = match held(connection, fence.key, now) {
+        let found = match held(connection, fence.key, now) {
             Err(StorageError::Corrupt { .. }) | Ok(None) => return Ok(Err(gone(*fence))),
-            held => held?.map(|held| held.entry),
+            held => held?,
         };
-        let Some(entry) = entry else {
+        let Some(held) = found else {
             return Ok(Err(gone(*fence)));
         };
-        let permit = entry.summary.view.permit.as_ref();
+        let permit = held.entry.summary.view.permit.as_ref();
         match permit.filter(|holder| holder.fence == *fence) {
             Some(holder) if holder.under.is_some() && holder.left.is_some() => {
                 Ok(Ok(RenewedPermit {
@@ -249,7 +254,7 @@ pub(crate) fn renew(
                     deadline: now.boot.plus(holder.left.unwrap_or_default()),
                 }))
             }
-            _ => Ok(Err(stale(*fence, &entry))),
+            _ => Ok(Err(stale(*fence, &held))),
         }
     };
     fences.iter().map(renew).collect()
@@ -449,7 +454,7 @@ impl Apply<'_> {
         let summary = &held.entry.summary;
         let permit = summary.view.permit.as_ref();
         let Some(holder) = permit.filter(|holder| holder.fence == resolve.fence) else {
-            return Err(stale(resolve.fence, &held.entry).into());
+            return Err(stale(resolve.fence, &held).into());
         };
         if summary.key != resolve.key {
             return Err(gone(resolve.fence).into());
