@@ -16,7 +16,7 @@ use agentos_benches::{
     KeyFloor, Ratio, add_others, ask, cache, gate, mark, median, micros, opened, request,
     sync_latency, timed,
 };
-use agentos_core::{NewTask, Storage, TaskId};
+use agentos_core::{Digest, NewTask, Storage, TaskId};
 use agentos_idempotency::{LedgerConfig, LlmRequest, ToolCall, ToolLedger, ToolOutput};
 use agentos_store::sqlite::{Durability, SqliteStore};
 use serde_json::json;
@@ -47,8 +47,18 @@ fn main() {
     say("operation | ours | floor | ratio | least to most of a round | limit".into());
     if wants("hit") {
         for bytes in [BYTES, 64 << 10] {
-            let what = format!("cache hit, answer of {} KiB", bytes >> 10);
-            row(&what, hits(bytes), 1.5);
+            for is_known in [true, false] {
+                let request = if is_known {
+                    "of a known key"
+                } else {
+                    "of 1 KiB"
+                };
+                let what = format!(
+                    "cache hit, request {request}, answer of {} KiB",
+                    bytes >> 10
+                );
+                row(&what, hits(bytes, is_known), 1.5);
+            }
         }
     }
     if wants("replay") {
@@ -109,24 +119,38 @@ fn recorded(store: &Arc<SqliteStore>, bytes: usize) -> (Vec<LlmRequest>, Vec<Str
     (requests, keys)
 }
 
-/// A hit by a request that nobody has digested before, against the look and the digest
-/// alone.
-fn hits(bytes: usize) -> Ratio {
+/// A hit, against a look by the key and the digest of what it brings. Where the request
+/// was not digested before, the floor digests it too.
+fn hits(bytes: usize, is_known: bool) -> Ratio {
     let dir = directory();
     let path = dir.path().join("keys.db");
     let store = opened(&path, Durability::Relaxed);
-    let (_, keys) = recorded(&store, bytes);
+    let (requests, keys) = recorded(&store, bytes);
+    let bodies: Vec<Vec<u8>> = requests
+        .iter()
+        .map(|request| serde_json::to_vec(request.body()).expect("JSON"))
+        .collect();
     let (cache, floor) = (cache(&store), KeyFloor::open(&path, Durability::Relaxed));
     let (mut ours, mut theirs) = (0, 0);
     let hit = || {
         ours = (ours + 7) % HOT;
-        let request = request(ours);
-        timed(|| drop(black_box(ask(&cache, &request, 0))))
+        let new = request(ours);
+        let request = if is_known {
+            &requests[ours as usize]
+        } else {
+            &new
+        };
+        timed(|| drop(black_box(ask(&cache, request, 0))))
     };
     let look = || {
         theirs = (theirs + 7) % HOT;
-        let key = &keys[theirs as usize];
-        timed(|| drop(black_box(floor.look_up(key))))
+        let (key, body) = (&keys[theirs as usize], &bodies[theirs as usize]);
+        timed(|| {
+            if !is_known {
+                black_box(Digest::of(body));
+            }
+            drop(black_box(floor.look_up(key)));
+        })
     };
     of_pairs(hit, look)
 }
@@ -198,8 +222,7 @@ fn replays() -> Ratio {
 
 /// Two raw transactions: the key is pending, the outcome is recorded.
 fn two_transactions(floor: &KeyFloor, number: u64, expires_at: Option<&str>) -> Duration {
-    let key =
-        agentos_core::IdempotencyKey::of_cache(&agentos_core::Digest::of(&number.to_le_bytes()));
+    let key = agentos_core::IdempotencyKey::of_cache(&Digest::of(&number.to_le_bytes()));
     let outcome = vec![7_u8; BYTES];
     timed(|| {
         let id = floor.begin(key.as_str());

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use agentos_core::{Digest, Incarnation, Storage, Worker, WorkerId};
 use agentos_idempotency::{
-    Answer, CacheConfig, GateConfig, IdempotencyStore, LlmOutputCache, LlmRequest, Role,
+    CacheConfig, GateConfig, IdempotencyStore, LlmAnswer, LlmOutputCache, LlmRequest, Role,
 };
 use agentos_store::sqlite::{Config, Durability, SqliteStore};
 use rusqlite::{Connection, OpenFlags, params};
@@ -51,7 +51,7 @@ pub fn cache(store: &Arc<SqliteStore>) -> LlmOutputCache {
 
 /// Asks the cache, with an answer of so many bytes if it is not there.
 pub fn ask(cache: &LlmOutputCache, request: &LlmRequest, bytes: usize) -> String {
-    let generate = || Ok::<_, Infallible>(Answer::new("7".repeat(bytes)));
+    let generate = || Ok::<_, Infallible>(LlmAnswer::new("7".repeat(bytes)));
     cache
         .get_or_generate(request, generate)
         .expect("an answer")
@@ -78,14 +78,12 @@ pub fn add_others(path: &Path, count: u64, bytes: usize) {
         .expect("keys");
     connection
         .execute(
-            &format!(
-                "UPDATE idempotency_keys
+            "UPDATE idempotency_keys
                  SET status = 'succeeded', outcome = zeroblob(?1), outcome_bytes = ?1,
                      seal = zeroblob(32), expires_at = '2126-01-01 00:00:00.000000',
                      owner = NULL, owner_incarnation = NULL, lease_expires_at = NULL,
                      lease_boot_id = NULL, lease_deadline_us = NULL
-                 WHERE status = 'pending'"
-            ),
+                 WHERE status = 'pending'",
             [bytes as i64],
         )
         .expect("their outcomes");

@@ -147,7 +147,7 @@ fn write_value(value: &Value, depth: usize, out: &mut Vec<u8>) -> Result<(), Jso
         Value::Bool(true) => out.extend_from_slice(b"true"),
         Value::Bool(false) => out.extend_from_slice(b"false"),
         Value::Number(number) => write_number(&number.to_string(), out)?,
-        Value::String(text) => serde_json::to_writer(out, text)?,
+        Value::String(text) => write_text(text, out)?,
         Value::Array(items) => {
             let depth = deeper(depth)?;
             out.push(b'[');
@@ -170,13 +170,28 @@ fn write_value(value: &Value, depth: usize, out: &mut Vec<u8>) -> Result<(), Jso
                 if 0 < index {
                     out.push(b',');
                 }
-                serde_json::to_writer(&mut *out, name)?;
+                write_text(name, out)?;
                 out.push(b':');
                 write_value(member, depth, out)?;
             }
             out.push(b'}');
         }
     }
+    Ok(())
+}
+
+/// Writes a string as `serde_json` does. Most have nothing to escape, which is seen many
+/// bytes at a time.
+fn write_text(text: &str, out: &mut Vec<u8>) -> Result<(), JsonError> {
+    let is_special = |byte: &u8| (*byte < b' ') | (*byte == b'"') | (*byte == b'\\');
+    let special = text.as_bytes().iter().map(is_special);
+    if special.fold(false, |any, one| any | one) {
+        return Ok(serde_json::to_writer(out, text)?);
+    }
+    out.reserve(text.len() + 2);
+    out.push(b'"');
+    out.extend_from_slice(text.as_bytes());
+    out.push(b'"');
     Ok(())
 }
 

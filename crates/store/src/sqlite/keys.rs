@@ -11,7 +11,7 @@ use agentos_core::{
     Worker, WorkerId,
 };
 use rusqlite::types::ValueRef;
-use rusqlite::{Row, named_params};
+use rusqlite::{Connection, Row, named_params};
 use serde_json::Value;
 
 use super::claims::Moment;
@@ -53,6 +53,9 @@ impl KeyStorage for SqliteStore {
     fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError> {
         let now = Moment::of(self.config.clock.as_ref());
         self.readers.read("reading a key", |connection| {
+            if let Some(entry) = recorded(connection, key, now.wall)? {
+                return Ok(Some(entry));
+            }
             let mut statement = connection.prepare_cached(statements::KEYS_FIND)?;
             let mut rows = statement.query(named_params! { ":key": key.as_str() })?;
             match rows.next()? {
@@ -265,6 +268,105 @@ impl KeyRow {
             summary,
         })
     }
+}
+
+/// What is recorded under a key, its seal checked; `None` when it is pending or not
+/// there.
+fn recorded(
+    connection: &Connection,
+    key: &IdempotencyKey,
+    now: Timestamp,
+) -> Result<Option<KeyEntry>, ReadError> {
+    let mut statement = connection.prepare_cached(statements::KEYS_RECORDED)?;
+    let mut rows = statement.query([key.as_str()])?;
+    let Some(row) = rows.next()? else {
+        return Ok(None);
+    };
+    let id: i64 = row.get(0)?;
+    let damaged = |what: &str| StorageError::corrupt(format!("key {id}"), what);
+    let text = |column: usize, what: &str| match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        ValueRef::Text(text) => match std::str::from_utf8(text) {
+            Ok(text) => Ok(Some(text)),
+            Err(_) => Err(ReadError::from(damaged(what))),
+        },
+        _ => Err(damaged(what).into()),
+    };
+    let moment = |column: usize, what: &str| -> Result<(&str, Timestamp), ReadError> {
+        let text = text(column, what)?.unwrap_or_default();
+        match Timestamp::parse(text) {
+            Some(moment) => Ok((text, moment)),
+            None => Err(damaged(what).into()),
+        }
+    };
+    let status = text(1, "its status")?.and_then(KeyStatus::parse);
+    let status = status.ok_or_else(|| damaged("its status"))?;
+    let request = row.get_ref(2)?.as_blob().ok();
+    let request = request.and_then(|bytes| <[u8; Digest::BYTES]>::try_from(bytes).ok());
+    let request = Digest::from_bytes(request.ok_or_else(|| damaged("its request_digest"))?);
+    let (task, operation) = (text(4, "its task")?, text(5, "its operation")?);
+    let (model, detail) = (text(6, "its model")?, text(7, "its detail")?);
+    let (recorded_at, updated_at) = moment(9, "its updated_at")?;
+    let expires = match row.get_ref(11)? {
+        ValueRef::Null => None,
+        _ => Some(moment(11, "its expires_at")?),
+    };
+    let blob = |column: usize, what: &str| match row.get_ref(column)? {
+        ValueRef::Null => Ok(None),
+        ValueRef::Blob(bytes) => Ok(Some(bytes)),
+        _ => Err(ReadError::from(damaged(what))),
+    };
+    let kept_request = blob(13, "its request")?;
+    let outcome = blob(14, "its outcome")?;
+    let outcome = outcome.ok_or_else(|| damaged("its outcome is not there"))?;
+    let seal = SealedKey {
+        key,
+        request: &request,
+        status,
+        task,
+        operation,
+        model,
+        kept_request,
+        detail,
+        recorded_at,
+        expires_at: expires.map(|(text, _)| text),
+        outcome,
+    }
+    .seal();
+    if blob(12, "its seal")? != Some(seal.as_bytes().as_slice()) {
+        return Err(damaged("the seal of its outcome does not hold").into());
+    }
+    let detail = match detail {
+        None => Value::Null,
+        Some(text) => serde_json::from_str(text).map_err(|_| damaged("its detail"))?,
+    };
+    Ok(Some(KeyEntry {
+        summary: KeySummary {
+            id: KeyId::new(id).map_err(|_| damaged("its number"))?,
+            key: key.clone(),
+            view: KeyView {
+                status,
+                request,
+                expired: expires.is_some_and(|(_, at)| at <= now),
+                permit: None,
+            },
+            task: match task {
+                None => None,
+                Some(task) => Some(TaskId::new(task).map_err(|_| damaged("its task"))?),
+            },
+            operation: operation.map(str::to_owned),
+            model: model.map(str::to_owned),
+            detail,
+            token: FencingToken::new(row.get(3)?).map_err(|_| damaged("its token"))?,
+            created_at: moment(8, "its created_at")?.1,
+            updated_at,
+            used_at: moment(10, "its used_at")?.1,
+            expires_at: expires.map(|(_, at)| at),
+            outcome_bytes: Some(outcome.len() as u64),
+        },
+        kept_request: kept_request.map(<[u8]>::to_vec),
+        outcome: Some(outcome.to_vec()),
+    }))
 }
 
 /// Who executes a pending key; `None` when that cannot be read.

@@ -40,6 +40,7 @@ statements! {
     KEYS_LIST_OF_TASK = "keys/list_of_task.sql";
     KEYS_LIST_PENDING = "keys/list_pending.sql";
     KEYS_NUMBER = "keys/number.sql";
+    KEYS_RECORDED = "keys/recorded.sql";
     KEYS_REMOVE = "keys/remove.sql";
     KEYS_RENEW = "keys/renew.sql";
     KEYS_TAKE = "keys/take.sql";
