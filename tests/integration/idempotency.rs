@@ -2,5 +2,6 @@
 //! real store.
 
 mod command_tool;
+mod gate;
 mod llm_cache;
 mod tool_ledger;

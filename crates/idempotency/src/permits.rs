@@ -368,11 +368,11 @@ fn renew(shared: &Shared, held: &[Arc<Flag>]) -> Result<(), StorageError> {
         let counted = shared.storage.boot_now().plus(shared.lease);
         let answers = shared.storage.renew_keys(&fences, shared.lease)?;
         let now = shared.storage.boot_now();
-        shared.counters.renewals.add(1);
         for (flag, answer) in some.iter().zip(answers) {
             shared.counters.renewed.add(u64::from(answer.is_ok()));
             flag.answered(answer, &counted, &now);
         }
+        shared.counters.renewals.add(1);
     }
     Ok(())
 }
