@@ -90,10 +90,10 @@ fn a_waiter_gives_up_at_its_deadline_and_says_who_has_it() {
     assert_eq!(second.stats().waits, 1);
 }
 
-/// Goal: what ends in this process is heard of without looking. Method: looks are as
-/// rare as can be, and so many rounds could not be had with them.
+/// Goal: one who waits goes on when the execution ends, and executes it himself when
+/// that did nothing.
 #[test]
-fn a_waiter_is_woken_by_the_end_in_its_own_process() {
+fn a_waiter_goes_on_when_the_execution_ends_however_it_ends() {
     let work = Work::fresh();
     let config = GateConfig::new(new_worker("w")).poll(Duration::from_secs(1));
     let gate = IdempotencyStore::new(work.storage(), config).unwrap();
