@@ -9,12 +9,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentos_core::limits::{PAGE_ROWS_MAX, USED_AT_RESOLUTION};
 use agentos_core::{
-    AbandonKey, BeginKey, Begun, Commit, Cursor, Deadline, DoubtKey, Execution, FinishKey,
-    IdempotencyKey, KeyDecision, KeyEntry, KeyFence, KeyFilter, KeyStatus, KeySummary, NewOutcome,
-    OnDamaged, OnRecorded, Page, Part, PartOutcome, Permit, PermitHolder, RemoveKeys, Resolution,
-    ResolveKey, Storage, StorageError, TaskId, TouchKeys, Worker,
+    AbandonKey, BeginKey, Begun, Commit, Deadline, DoubtKey, Execution, FinishKey, KeyDecision,
+    KeyEntry, KeyFence, KeyStatus, NewOutcome, OnDamaged, OnRecorded, Part, Permit, PermitHolder,
+    Storage, StorageError, TouchKeys, Worker,
 };
 
 use crate::config::GateConfig;
@@ -41,14 +39,14 @@ pub enum Begin {
 /// The gate. Clones share everything.
 #[derive(Debug, Clone)]
 pub struct IdempotencyStore {
-    gate: Arc<Gate>,
+    pub(crate) gate: Arc<Gate>,
 }
 
-struct Gate {
-    storage: Arc<dyn Storage>,
-    config: GateConfig,
-    permits: Permits,
-    rooms: Rooms,
+pub(crate) struct Gate {
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) config: GateConfig,
+    pub(crate) permits: Permits,
+    pub(crate) rooms: Rooms,
     counters: Arc<Counters>,
 }
 
@@ -337,129 +335,6 @@ impl IdempotencyStore {
         }
         answer.map(|_| ())
     }
-
-    /// What is there under a key. A read that waits for nobody.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError::Corrupt`] when it is damaged.
-    pub fn lookup(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, IdempotencyError> {
-        Ok(self.gate.storage.find_key(key)?)
-    }
-
-    /// Notes that an outcome was used, where the last use that is known is older than
-    /// an hour ([`USED_AT_RESOLUTION`]). It is kept in memory, and written with what is
-    /// written anyway, or together with others: a minute later at most, by a thread.
-    pub fn touch(&self, key: &KeySummary) {
-        let fresh_until = key.used_at.plus(USED_AT_RESOLUTION);
-        if fresh_until <= self.gate.storage.now() {
-            self.gate.permits.note_use(key.id);
-        }
-    }
-
-    /// Keys in doubt, the oldest first, `rows` at a time. A page may have fewer rows,
-    /// and yet not be the last.
-    ///
-    /// # Errors
-    ///
-    /// As [`KeyStorage::keys_in_doubt`](agentos_core::KeyStorage::keys_in_doubt).
-    pub fn in_doubt(
-        &self,
-        after: Option<Cursor>,
-        rows: u32,
-    ) -> Result<Page<KeySummary>, IdempotencyError> {
-        Ok(self.gate.storage.keys_in_doubt(after, rows)?)
-    }
-
-    /// Ends the doubt about a key. An audit line says how, and why: who found it out,
-    /// and how.
-    ///
-    /// # Errors
-    ///
-    /// [`StorageError::StaleLease`] when it is not that execution which is in doubt;
-    /// [`StorageError::IllegalTransition`] when its permit is not over;
-    /// [`StorageError::Invalid`] without a reason, and those of [`Storage::commit`].
-    pub fn resolve(
-        &self,
-        key: &KeySummary,
-        resolution: Resolution,
-        reason: impl Into<String>,
-    ) -> Result<(), IdempotencyError> {
-        let config = &self.gate.config;
-        let resolve = ResolveKey {
-            key: key.key.clone(),
-            fence: KeyFence {
-                key: key.id,
-                token: key.token,
-            },
-            resolution,
-            reason: reason.into(),
-            sole_start: config.sole_start.then(|| config.owner.clone()),
-        };
-        self.gate.storage.commit(resolve.into())?;
-        self.gate.rooms.ended(&key.key);
-        Ok(())
-    }
-
-    /// The keys of a task, the oldest first, `rows` at a time.
-    ///
-    /// # Errors
-    ///
-    /// As [`KeyStorage::keys`](agentos_core::KeyStorage::keys).
-    pub fn history(
-        &self,
-        task: &TaskId,
-        after: Option<Cursor>,
-        rows: u32,
-    ) -> Result<Page<KeySummary>, IdempotencyError> {
-        let filter = KeyFilter {
-            task: Some(task.clone()),
-            ..KeyFilter::default()
-        };
-        Ok(self.gate.storage.keys(&filter, after, rows)?)
-    }
-
-    /// Removes the keys that a filter fits and that have an outcome, and says how many
-    /// they were. What is pending stays, and so does what is recorded after the call
-    /// began. Without a task in the filter it walks over all keys.
-    ///
-    /// It makes a commit for each thousand of them: after an error some may be gone.
-    ///
-    /// # Errors
-    ///
-    /// Those of [`KeyStorage::keys`](agentos_core::KeyStorage::keys) and
-    /// [`Storage::commit`].
-    pub fn remove(&self, filter: &KeyFilter) -> Result<u64, IdempotencyError> {
-        let storage = &self.gate.storage;
-        // What is recorded now counts; the filter means what came before a moment.
-        let end = storage.now().plus(Duration::from_micros(1));
-        let before = filter.changed_before.map_or(end, |before| before.min(end));
-        let filter = KeyFilter {
-            changed_before: Some(before),
-            ..filter.clone()
-        };
-        let (mut removed, mut after) = (0, None);
-        loop {
-            let page = storage.keys(&filter, after, PAGE_ROWS_MAX)?;
-            let keys: Vec<KeyFence> = page
-                .items
-                .iter()
-                .filter(|key| key.view.status != KeyStatus::Pending)
-                .map(|key| KeyFence {
-                    key: key.id,
-                    token: key.token,
-                })
-                .collect();
-            if !keys.is_empty() {
-                let receipt = storage.commit(RemoveKeys { keys }.into())?;
-                removed += receipt.outcomes.iter().map(removed_by).sum::<u64>();
-            }
-            match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(removed),
-            }
-        }
-    }
 }
 
 impl Gate {
@@ -537,11 +412,4 @@ fn is_outcome_of(entry: &KeyEntry, fence: KeyFence) -> bool {
     summary.view.status != KeyStatus::Pending
         && summary.id == fence.key
         && summary.token == fence.token
-}
-
-fn removed_by(outcome: &PartOutcome) -> u64 {
-    match outcome {
-        PartOutcome::KeysRemoved(removed) => (*removed).into(),
-        _ => 0,
-    }
 }

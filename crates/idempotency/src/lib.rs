@@ -35,6 +35,7 @@ mod command_tool;
 mod config;
 mod error;
 mod gate;
+mod kept;
 mod key;
 pub mod limits;
 mod llm_cache;

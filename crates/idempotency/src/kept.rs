@@ -1,0 +1,144 @@
+//! What is kept under keys: looked at, listed, resolved and removed.
+
+use std::time::Duration;
+
+use agentos_core::limits::{PAGE_ROWS_MAX, USED_AT_RESOLUTION};
+use agentos_core::{
+    Cursor, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStatus, KeySummary, Page,
+    PartOutcome, RemoveKeys, Resolution, ResolveKey, TaskId,
+};
+
+use crate::error::IdempotencyError;
+use crate::gate::IdempotencyStore;
+
+impl IdempotencyStore {
+    /// What is there under a key. A read that waits for nobody.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`](agentos_core::StorageError::Corrupt) when it is damaged.
+    pub fn lookup(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, IdempotencyError> {
+        Ok(self.gate.storage.find_key(key)?)
+    }
+
+    /// Notes that an outcome was used, where the last use that is known is older than
+    /// an hour ([`USED_AT_RESOLUTION`]). It is kept in memory, and written with what is
+    /// written anyway, or together with others: a minute later at most, by a thread.
+    pub fn touch(&self, key: &KeySummary) {
+        let fresh_until = key.used_at.plus(USED_AT_RESOLUTION);
+        if fresh_until <= self.gate.storage.now() {
+            self.gate.permits.note_use(key.id);
+        }
+    }
+
+    /// Keys in doubt, the oldest first, `rows` at a time. A page may have fewer rows,
+    /// and yet not be the last.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyStorage::keys_in_doubt`](agentos_core::KeyStorage::keys_in_doubt).
+    pub fn in_doubt(
+        &self,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<KeySummary>, IdempotencyError> {
+        Ok(self.gate.storage.keys_in_doubt(after, rows)?)
+    }
+
+    /// Ends the doubt about a key. An audit line says how, and why: who found it out,
+    /// and how.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::StaleLease`](agentos_core::StorageError::StaleLease) when it is not that execution which is in doubt;
+    /// [`StorageError::IllegalTransition`](agentos_core::StorageError::IllegalTransition) when its permit is not over;
+    /// [`StorageError::Invalid`](agentos_core::StorageError::Invalid) without a reason, and those of [`Storage::commit`](agentos_core::Storage::commit).
+    pub fn resolve(
+        &self,
+        key: &KeySummary,
+        resolution: Resolution,
+        reason: impl Into<String>,
+    ) -> Result<(), IdempotencyError> {
+        let config = &self.gate.config;
+        let resolve = ResolveKey {
+            key: key.key.clone(),
+            fence: KeyFence {
+                key: key.id,
+                token: key.token,
+            },
+            resolution,
+            reason: reason.into(),
+            sole_start: config.sole_start.then(|| config.owner.clone()),
+        };
+        self.gate.storage.commit(resolve.into())?;
+        self.gate.rooms.ended(&key.key);
+        Ok(())
+    }
+
+    /// The keys of a task, the oldest first, `rows` at a time.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyStorage::keys`](agentos_core::KeyStorage::keys).
+    pub fn history(
+        &self,
+        task: &TaskId,
+        after: Option<Cursor>,
+        rows: u32,
+    ) -> Result<Page<KeySummary>, IdempotencyError> {
+        let filter = KeyFilter {
+            task: Some(task.clone()),
+            ..KeyFilter::default()
+        };
+        Ok(self.gate.storage.keys(&filter, after, rows)?)
+    }
+
+    /// Removes the keys that a filter fits and that have an outcome, and says how many
+    /// they were. What is pending stays, and so does what is recorded after the call
+    /// began. Without a task in the filter it walks over all keys.
+    ///
+    /// It makes a commit for each thousand of them: after an error some may be gone.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`KeyStorage::keys`](agentos_core::KeyStorage::keys) and
+    /// [`Storage::commit`](agentos_core::Storage::commit).
+    pub fn remove(&self, filter: &KeyFilter) -> Result<u64, IdempotencyError> {
+        let storage = &self.gate.storage;
+        // What is recorded now counts; the filter means what came before a moment.
+        let end = storage.now().plus(Duration::from_micros(1));
+        let before = filter.changed_before.map_or(end, |before| before.min(end));
+        let filter = KeyFilter {
+            changed_before: Some(before),
+            ..filter.clone()
+        };
+        let (mut removed, mut after) = (0, None);
+        loop {
+            let page = storage.keys(&filter, after, PAGE_ROWS_MAX)?;
+            let keys: Vec<KeyFence> = page
+                .items
+                .iter()
+                .filter(|key| key.view.status != KeyStatus::Pending)
+                .map(|key| KeyFence {
+                    key: key.id,
+                    token: key.token,
+                })
+                .collect();
+            if !keys.is_empty() {
+                let receipt = storage.commit(RemoveKeys { keys }.into())?;
+                removed += receipt.outcomes.iter().map(removed_by).sum::<u64>();
+            }
+            match page.next {
+                Some(next) => after = Some(next),
+                None => return Ok(removed),
+            }
+        }
+    }
+}
+
+fn removed_by(outcome: &PartOutcome) -> u64 {
+    match outcome {
+        PartOutcome::KeysRemoved(removed) => (*removed).into(),
+        _ => 0,
+    }
+}
