@@ -15,10 +15,11 @@ use crate::VICTIM;
 /// - `backup.*`: `backup.rs` kills a backup at each.
 /// - `ballast.*`: `disk_full.rs` kills a writer at each.
 /// - `prune.*`, `upkeep.*`: `upkeep.rs` kills a pass at each.
+/// - `key.*`: `key_crashes.rs` kills begins and outcomes at each.
 /// - `lease.*`, `sweep.*`: `lease_crashes.rs` kills claims, renewals and sweeps at each,
 ///   and `recovery.rs` a scan of many batches.
 /// - `store.*`: `many_processes.rs` stops and kills a writer at each.
-const USED: [&str; 26] = [
+const USED: [&str; 28] = [
     "backup.after_rename",
     "backup.before_rename",
     "backup.copied",
@@ -27,6 +28,8 @@ const USED: [&str; 26] = [
     "create.after_rename",
     "create.before_rename",
     "create.empty",
+    "key.begun",
+    "key.finished",
     "lease.claimed",
     "lease.renewed",
     "migrate.after",

@@ -16,6 +16,8 @@ mod doctor;
 mod group_commit;
 mod house;
 mod idempotency;
+mod key_crashes;
+mod key_upkeep;
 mod lease_crashes;
 mod limits;
 mod log_bound;

@@ -90,7 +90,7 @@ fn known(directory: &Path) -> std::path::PathBuf {
 }
 
 /// The file's statements, by the number in the comment above them.
-fn statement(number: usize) -> String {
+pub(crate) fn statement(number: usize) -> String {
     let heading = format!("-- {number}. ");
     let (_, rest) = STATEMENTS.split_once(&heading).expect("a statement");
     let (_, rest) = rest.split_once('\n').expect("its text");
@@ -98,7 +98,7 @@ fn statement(number: usize) -> String {
     rest[..end].trim().to_string()
 }
 
-fn rows(connection: &Connection, sql: &str) -> Vec<Vec<Value>> {
+pub(crate) fn rows(connection: &Connection, sql: &str) -> Vec<Vec<Value>> {
     let mut statement = connection.prepare(sql).unwrap();
     let columns = statement.column_count();
     let rows = statement.query_map([], |row| (0..columns).map(|index| row.get(index)).collect());

@@ -203,6 +203,8 @@ pub fn lease_rows(path: &Path) -> BTreeMap<&'static str, Vec<String>> {
         "work_items",
         "work_attempts",
         "task_audits",
+        "idempotency_keys",
+        "key_counter",
     ];
     let rows = |table: &str| -> Vec<String> {
         let sql = format!("SELECT * FROM {table} ORDER BY 1");

@@ -6,6 +6,7 @@
 
 mod files;
 mod gate;
+mod keys;
 mod leases;
 mod process;
 mod small_disk;
@@ -20,6 +21,7 @@ use agentos_core::Deadline;
 
 pub use self::files::{Bits, contents, copy_database, names, settle};
 pub use self::gate::{Gate, pass, wait_for_waiter};
+pub use self::keys::{KEY_ACTIONS, begin_key, key_action, keyed_file};
 pub use self::leases::{
     LEASE_ACTIONS, disagreements, fence, finish_work, lease_action, lease_rows, leased_clock,
     leased_file, open_leased, worker,

@@ -6,6 +6,8 @@
 
 #[path = "victim/cache.rs"]
 mod cache;
+#[path = "victim/keys.rs"]
+mod keys;
 #[path = "victim/leases.rs"]
 mod leases;
 #[path = "victim/tools.rs"]
@@ -49,6 +51,10 @@ fn play(arguments: &[&str]) {
         ["append-small", database, task, count] => append_small(database, task, count),
         ["upkeep", database] => upkeep(database),
         ["lease", database, action] => lease(database, action),
+        ["key", database, action] => keys::key(database, action),
+        ["once", database, gate, threads, keys, name] => {
+            keys::once(database, gate, threads, keys, name);
+        }
         ["shorten", database] => shorten(database),
         ["claim", database, gate, name] => leases::claim(database, gate, name),
         ["hold", database, name, count] => leases::hold(database, name, count),

@@ -16,7 +16,10 @@
 //!
 //! A process was alive until its last line at least.
 
-#![cfg_attr(not(test), expect(dead_code, reason = "not every scenario tells all"))]
+#![cfg_attr(
+    not(test),
+    expect(dead_code, unused_imports, reason = "not every scenario tells all")
+)]
 
 mod lines;
 mod rules;
