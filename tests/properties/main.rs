@@ -4,6 +4,7 @@
 //! A failing case is shrunk, printed, and kept in `regressions.txt`, so that it
 //! is tried first from then on. `PROPTEST_RNG_SEED` repeats a run.
 
+mod keys;
 mod model;
 mod retention;
 mod round_trips;
