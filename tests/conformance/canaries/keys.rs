@@ -186,10 +186,8 @@ impl Canary {
     fn bent_begin(&self, begin: &BeginKey) -> Result<BeginKey, StorageError> {
         let mut begin = begin.clone();
         match self.fault {
-            Fault::Keys(FailureReplayed) => {
-                if begin.on_recorded == OnRecorded::RunFailedAgain {
-                    begin.on_recorded = OnRecorded::Replay;
-                }
+            Fault::Keys(FailureReplayed) if begin.on_recorded == OnRecorded::RunFailedAgain => {
+                begin.on_recorded = OnRecorded::Replay;
             }
             Fault::Keys(DoubtIgnored) => begin.on_lost = OnLost::TakeOver,
             Fault::Keys(LeaseIgnored) => begin.under = None,

@@ -60,7 +60,7 @@ pub(crate) fn a_first_execution_is_pending_under_a_permit(
         expires_at: None,
         outcome_bytes: None,
     };
-    assert_eq!(all_keys(store), [expected.clone()]);
+    assert_eq!(all_keys(store), std::slice::from_ref(&expected));
     let entry = entry(store, "k").unwrap();
     assert_eq!(entry.summary, expected);
     assert_eq!(entry.kept_request.as_deref(), begin.kept_request.as_deref());

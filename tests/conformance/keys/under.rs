@@ -13,8 +13,11 @@ fn sweep(store: &dyn Storage) {
     assert_eq!(swept.recovered.len(), 1);
 }
 
+/// How a lease ends, and its end.
+type End = (&'static str, fn(&dyn Storage, &ManualClock, &Lease));
+
 /// Each way in which a lease ends.
-const ENDS: [(&str, fn(&dyn Storage, &ManualClock, &Lease)); 7] = [
+const ENDS: [End; 7] = [
     ("swept", |store, clock, _| {
         clock.advance(PAST_LEASE);
         sweep(store);
