@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agentos_chaos::{Console, Interrupt, Report, Runner, fresh_seed, report, select};
+use agentos_chaos::{Console, Interrupt, Report, Runner, fresh_seed, report};
 use agentos_process::CommandSpec;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
@@ -35,7 +35,7 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    let chosen = select(&all, &arguments.scenarios)?;
+    let chosen = scenarios::chosen(&all, &arguments.scenarios, arguments.every)?;
     let report = runner(common)?
         .verbose(arguments.verbose)
         .keep(arguments.keep)

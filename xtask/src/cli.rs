@@ -25,7 +25,7 @@ pub(crate) enum Command {
     /// Exit codes: 0 all scenarios passed; 1 a promise was broken; 2 a scenario
     /// could not be judged, or the command line is wrong; 130 interrupted.
     Chaos(ChaosArgs),
-    /// Runs the scenarios many times, each time with another seed.
+    /// Runs scenarios many times, each time with another seed.
     ///
     /// Exit codes: 0 the gate holds and every run was judged; 1 the gate is
     /// broken, or a violation is known of an interrupted loop; 2 a run could
@@ -57,9 +57,12 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct ChaosArgs {
-    /// Scenarios to run, by name or number; all of them when none is named.
+    /// Scenarios to run, by name or number; 1 to 7 when none is named.
     #[arg(value_name = "NAME|NUMBER")]
     pub(crate) scenarios: Vec<String>,
+    /// Run all scenarios.
+    #[arg(long = "all", conflicts_with = "scenarios")]
+    pub(crate) every: bool,
     /// List the scenarios and stop.
     #[arg(long)]
     pub(crate) list: bool,
@@ -119,10 +122,13 @@ pub(crate) struct StabilityArgs {
     /// How often each scenario runs.
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(RUNS_MAX)))]
     pub(crate) runs: u32,
-    /// A scenario to run, by name or number; may be given again. All of them
-    /// when none is named.
+    /// A scenario to run, by name or number; may be given again. 1 to 7 when
+    /// none is named.
     #[arg(long = "scenario", value_name = "NAME|NUMBER")]
     pub(crate) scenarios: Vec<String>,
+    /// Run all scenarios.
+    #[arg(long = "all", conflicts_with = "scenarios")]
+    pub(crate) every: bool,
     /// How many run at a time; one a processor when nothing is said.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=JOBS_MAX as i64))]
     pub(crate) jobs: Option<u16>,

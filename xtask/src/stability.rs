@@ -1,4 +1,4 @@
-//! `cargo xtask stability`: every scenario many times, and what that proves.
+//! `cargo xtask stability`: scenarios many times, and what that proves.
 //!
 //! What can be wrong with the command line is found before the first run, not
 //! after the last: a report's folder that is not there is an error at once.
@@ -10,7 +10,7 @@ use std::io;
 use std::process::ExitCode;
 
 use agentos_chaos::report::{facts, stability};
-use agentos_chaos::{JOBS_MAX, Stability, StabilityReport, select};
+use agentos_chaos::{JOBS_MAX, Stability, StabilityReport};
 
 use crate::chaos;
 use crate::cli::StabilityArgs;
@@ -19,7 +19,7 @@ use crate::scenarios;
 pub(crate) fn run(arguments: &StabilityArgs) -> Result<ExitCode, Box<dyn Error>> {
     let common = &arguments.common;
     let all = scenarios::all(common.canary);
-    let chosen = select(&all, &arguments.scenarios)?;
+    let chosen = scenarios::chosen(&all, &arguments.scenarios, arguments.every)?;
     for path in [&arguments.junit, &arguments.html] {
         path.as_deref().map_or(Ok(()), chaos::can_be_written)?;
     }

@@ -22,12 +22,16 @@ mod zombie_worker;
 
 use std::fmt::{Debug, Display};
 
-use agentos_chaos::{Failure, Outcome, Scenario};
+use agentos_chaos::{Failure, Outcome, Scenario, UnknownScenario, select};
 use serde::de::DeserializeOwned;
 
 use crate::canary::Canary;
 
-/// Every scenario, with victims that are broken as `canary` says.
+/// The scenarios that run when nothing is said: those of the numbers 1 to 7.
+const DEFAULT_MAX: u32 = 7;
+
+/// Every scenario in the order of their numbers, with victims that are broken as
+/// `canary` says.
 pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
     vec![
         kill_9_recovery::scenario(canary),
@@ -42,6 +46,19 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         sweep_race::scenario(canary),
         kill_during_upkeep::scenario(canary),
     ]
+}
+
+/// Those that are named; when none is, the first seven, or all of them if `every`.
+pub(crate) fn chosen<'all>(
+    all: &'all [Scenario],
+    named: &[String],
+    every: bool,
+) -> Result<Vec<&'all Scenario>, UnknownScenario> {
+    let mut chosen = select(all, named)?;
+    if named.is_empty() && !every {
+        chosen.retain(|scenario| scenario.id <= DEFAULT_MAX);
+    }
+    Ok(chosen)
 }
 
 /// What a victim acknowledged, as it wrote it.
