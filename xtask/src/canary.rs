@@ -81,6 +81,20 @@ pub(crate) enum Canary {
     RedoSteps,
     /// Commits a step now and then without having done it.
     SkipStep,
+    /// Knows requests to a model without their temperature.
+    IgnoreTemperature,
+    /// Keeps no answer of a model.
+    ForgetAnswers,
+    /// Keeps each answer of a model with one byte more.
+    ChangeAnswers,
+    /// Asks the model once more for each answer.
+    PayTwice,
+    /// Knows every tenth call of a tool no more after a restart.
+    ForgetCalls,
+    /// Runs what it replays.
+    RunOnReplay,
+    /// Replays that a call happened, and nothing of what came out.
+    ReplayNothing,
 }
 
 impl Canary {

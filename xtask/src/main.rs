@@ -6,6 +6,7 @@
 mod broken_store;
 mod canary;
 mod chaos;
+mod chat;
 mod checks;
 mod cli;
 mod doctor;

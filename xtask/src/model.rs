@@ -5,6 +5,7 @@ mod answer;
 mod history;
 mod life;
 pub(crate) mod once;
+mod passes;
 mod storm;
 mod tail;
 mod taken;
@@ -20,6 +21,9 @@ pub(crate) use self::history::{
 };
 pub(crate) use self::life::{
     fraction_done, judge_life, judge_moments, judge_success, judge_work, judge_worked,
+};
+pub(crate) use self::passes::{
+    Output, Pass, Told, judge_calls, judge_effects, judge_pass, output_of,
 };
 pub(crate) use self::storm::{STEPS, Step, Stormed, value_after};
 pub(crate) use self::tail::{kept_lines, tail};

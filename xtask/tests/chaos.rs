@@ -44,6 +44,8 @@ fn the_scenarios_are_listed_by_number_and_name() {
             ["2", "concurrent-checkpoints"],
             ["3", "lease-expiration"],
             ["4", "recovery-sweep"],
+            ["5", "llm-cache"],
+            ["6", "tool-replay"],
             ["7", "end-to-end"],
             ["8", "zombie-worker"],
             ["9", "kill-storm"],
@@ -57,11 +59,22 @@ fn the_scenarios_are_listed_by_number_and_name() {
 
 #[test]
 fn all_scenarios_pass_and_the_last_line_counts_them() {
-    let finished = run(&["chaos", "--quick", "--seed", "11"]);
+    let finished = run(&["chaos", "--all", "--quick", "--seed", "11"]);
     let printed = stdout(&finished);
     assert_eq!(finished.outcome, Outcome::Exited { code: 0 }, "{printed}");
     assert_eq!(printed.lines().next(), Some("seed 11"));
-    assert_eq!(printed.lines().last(), Some("11 passed, 0 failed"));
+    assert_eq!(printed.lines().last(), Some("13 passed, 0 failed"));
+}
+
+#[test]
+fn the_first_seven_run_in_their_order_when_none_is_named() {
+    let finished = run(&["chaos", "--quick", "--seed", "15", "--json", "-"]);
+    let report = json(&finished);
+    assert_eq!(finished.outcome, Outcome::Exited { code: 0 }, "{report}");
+    let scenarios = report["scenarios"].as_array().unwrap();
+    let ids: Vec<_> = scenarios.iter().map(|one| &one["id"]).collect();
+    assert_eq!(ids, [1, 2, 3, 4, 5, 6, 7]);
+    assert_eq!(report["passed"], 7);
 }
 
 #[test]
@@ -147,6 +160,18 @@ fn an_unknown_scenario_is_an_error_of_the_command_line() {
     let finished = run(&["chaos", "no-such"]);
     assert_eq!(finished.outcome, Outcome::Exited { code: 2 });
     assert!(String::from_utf8_lossy(&finished.stderr).contains("no-such"));
+}
+
+#[test]
+fn to_name_scenarios_and_to_want_all_is_an_error_of_the_command_line() {
+    for arguments in [
+        &["chaos", "1", "--all"][..],
+        &["stability", "--scenario", "1", "--all"],
+    ] {
+        let finished = run(arguments);
+        assert_eq!(finished.outcome, Outcome::Exited { code: 2 });
+        assert!(String::from_utf8_lossy(&finished.stderr).contains("--all"));
+    }
 }
 
 /// Goal: the checks are worth something. Method: each canary breaks the victim

@@ -10,6 +10,7 @@ mod kill_during_upkeep;
 mod kill_storm;
 mod lease_expiration;
 mod lineage;
+mod llm_cache;
 mod plan;
 mod poison_item;
 mod recovery_sweep;
@@ -18,6 +19,7 @@ mod sources;
 mod sweep_race;
 mod tidied;
 mod told;
+mod tool_replay;
 mod zombie_worker;
 
 use std::fmt::{Debug, Display};
@@ -38,6 +40,8 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         concurrent_checkpoints::scenario(canary),
         lease_expiration::scenario(canary),
         recovery_sweep::scenario(canary),
+        llm_cache::scenario(canary),
+        tool_replay::scenario(canary),
         end_to_end::scenario(canary),
         zombie_worker::scenario(canary),
         kill_storm::scenario(canary),

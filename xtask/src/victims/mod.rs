@@ -11,8 +11,10 @@ mod holder;
 mod janitor;
 mod jumps;
 mod loader;
+mod model;
 mod pooled;
 mod probe;
+mod prompter;
 mod reader;
 mod recorded;
 mod recoverer;
@@ -21,6 +23,7 @@ mod stormer;
 mod successor;
 mod taker;
 mod tally;
+mod tooler;
 mod zombie;
 
 use std::error::Error;
@@ -28,9 +31,11 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::thread;
 use std::time::Duration;
 
 use agentos_chaos::VictimSpec;
+use agentos_core::BoxError;
 use agentos_store::sqlite::{Config, DumpOptions, SqliteStore, dump};
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +46,9 @@ pub(crate) use self::holder::{HeldLease, Holder};
 pub(crate) use self::janitor::{AUDITS_KEPT, Janitor, KEPT, numbered, results, retention, state};
 pub(crate) use self::jumps::{JumpingClock, true_now_us};
 pub(crate) use self::loader::{Loader, ack_path, newest_ack};
+pub(crate) use self::model::{Model, port_of};
 pub(crate) use self::pooled::{POISON, Pooled, result_of};
+pub(crate) use self::prompter::{AskedAll, DONE, GotBack, Prompter};
 pub(crate) use self::reader::Reader;
 pub(crate) use self::recoverer::{Recoverer, Scan};
 pub(crate) use self::rival::{BOOT_BASE_US, HOUR_US, Jumps, Rival};
@@ -49,6 +56,7 @@ pub(crate) use self::stormer::{StepDone, Stormer, WORK_TYPE};
 pub(crate) use self::successor::{Succession, Successor};
 pub(crate) use self::taker::{Done, Taken, Taker, Way};
 pub(crate) use self::tally::{Answer, Tally, share};
+pub(crate) use self::tooler::{EFFECTS, KINDS, Ran, RanAll, Tooler};
 pub(crate) use self::zombie::{Answered, Attempted, Zombie};
 
 /// For the write lock: the machine may be busy, and that is no error of a victim.
@@ -69,8 +77,12 @@ pub(crate) enum Role {
     Janitor(Janitor),
     /// Does everything at once, as fast as it can.
     Loader(Loader),
+    /// Answers as a model does, and counts who asked.
+    Model(Model),
     /// Works with a pool of threads until nothing is left.
     Pooled(Pooled),
+    /// Asks a model many things, through the cache.
+    Prompter(Prompter),
     /// Holds its view of a database open, again and again.
     Reader(Reader),
     /// Takes lost leases away, and finishes what can be claimed then.
@@ -79,6 +91,8 @@ pub(crate) enum Role {
     Successor(Successor),
     /// Waits for an item that another one holds, and takes it over.
     Taker(Taker),
+    /// Runs many commands, through the ledger.
+    Tooler(Tooler),
     /// Goes on under a lease that it has lost, and does not know.
     Zombie(Zombie),
     /// Claims, renews, sweeps and completes the same items as others.
@@ -100,11 +114,14 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Holder(holder) => holder.run(),
         Role::Janitor(janitor) => janitor.run(),
         Role::Loader(loader) => loader.run(),
+        Role::Model(model) => model.run(),
         Role::Pooled(pooled) => pooled.run(),
+        Role::Prompter(prompter) => prompter.run(),
         Role::Reader(reader) => reader.run(),
         Role::Recoverer(recoverer) => recoverer.run(),
         Role::Successor(successor) => successor.run(),
         Role::Taker(taker) => taker.run(),
+        Role::Tooler(tooler) => tooler.run(),
         Role::Zombie(zombie) => zombie.run(),
         Role::Rival(rival) => rival.run(),
         Role::Stormer(stormer) => stormer.run(),
@@ -142,6 +159,25 @@ fn say(line: &str) -> io::Result<()> {
 /// Acknowledges a fact, as JSON.
 fn ack(fact: &impl Serialize) -> io::Result<()> {
     say(&format!("ack {}", serde_json::to_string(fact)?))
+}
+
+/// Does something in so many threads; each is told which it is, from 0.
+fn in_threads(
+    threads: u64,
+    work: impl Fn(u64) -> Result<(), BoxError> + Sync,
+) -> Result<(), Box<dyn Error>> {
+    let result = thread::scope(|scope| {
+        let work = &work;
+        let started: Vec<_> = (0..threads)
+            .map(|number| scope.spawn(move || work(number)))
+            .collect();
+        let ended = started.into_iter().map(|one| match one.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        });
+        ended.collect::<Result<(), BoxError>>()
+    });
+    result.map_err(|error| error as Box<dyn Error>)
 }
 
 /// Waits at a gate, a file that is locked until it opens.
