@@ -45,7 +45,9 @@ pub enum CutOff {
 /// A command to run once.
 ///
 /// It gets this process's environment and the variables that are chosen here, of which
-/// only those are part of the call.
+/// only those are part of the call. What is part of the call is kept for operators, as
+/// the ledger is configured: a secret is better left in the environment that it inherits,
+/// or taken out by [`LedgerConfig::redact`](crate::LedgerConfig::redact).
 #[derive(Debug, Clone)]
 pub struct CommandCall {
     name: String,
@@ -360,7 +362,8 @@ pub enum CommandError {
 impl Step {
     /// Runs a command, or answers with what is recorded, as
     /// [`Step::execute_or_replay`]. When `cancel` is cancelled the command is killed with
-    /// all that it started before this returns.
+    /// all that it started before this returns. A lease that is lost meanwhile does not
+    /// cancel by itself: who holds one cancels when it is told so.
     ///
     /// # Errors
     ///

@@ -118,6 +118,28 @@ impl LedgerConfig {
 }
 
 /// The ledger of tool calls. Clones share everything.
+///
+/// ```
+/// use agentos_core::TaskId;
+/// use agentos_idempotency::{CommandCall, CommandError, ToolCall, ToolFailure, ToolLedger};
+/// use serde_json::json;
+///
+/// fn step(ledger: &ToolLedger, task: &TaskId) -> Result<(), CommandError> {
+///     let step = ledger.step(task, "step-3");
+///     let mail = ToolCall::new("send_mail", json!({"to": "ann@example.org"}));
+///     let answer = step.execute_or_replay(&mail, |context| {
+///         let sent = send(context.idempotency_key()).map_err(ToolFailure::unknown)?;
+///         Ok(sent.into())
+///     })?;
+///     if answer.is_success() {
+///         step.command(&CommandCall::bash("make report").cwd("/srv/agent"), None)?;
+///     }
+///     Ok(())
+/// }
+/// # fn send(_: &str) -> Result<String, String> {
+/// #     Ok("sent".into())
+/// # }
+/// ```
 #[derive(Debug, Clone)]
 pub struct ToolLedger {
     inner: Arc<Inner>,
