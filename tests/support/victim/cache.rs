@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use agentos_core::limits::LEASE_MIN;
 use agentos_idempotency::{
     CacheConfig, GateConfig, IdempotencyStore, LlmAnswer, LlmOutputCache, LlmRequest, Role,
 };
@@ -56,9 +55,10 @@ pub(crate) fn ask(database: &str, gate: &str, calls: &str, name: &str) {
     });
 }
 
-/// Begins to ask the model, says so, and gets no answer until it is killed.
+/// Begins to ask the model, says so, and gets no answer until it is killed. Its permit
+/// is short, and long enough to be renewed on a machine that is busy.
 pub(crate) fn hang(database: &str) {
-    let cache = cache(database, "hanging", LEASE_MIN);
+    let cache = cache(database, "hanging", Duration::from_secs(3));
     let _ = cache.get_or_generate(&request("hang"), || {
         say(format_args!("asking"));
         loop {
