@@ -5,6 +5,8 @@
 //! neither run again nor passed over, but handled as its policy says.
 
 mod call;
+mod config;
+mod doubt;
 mod error;
 mod outcome;
 mod pending;
@@ -14,18 +16,16 @@ mod stats;
 mod step;
 mod summary;
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentos_core::limits::KEPT_REQUEST_BYTES_MAX;
 use agentos_core::{
-    Cursor, Deadline, Execution, FencingToken, Finding, IdempotencyKey, KeyEntry, KeyStatus,
-    KeySummary, OnLost, OnRecorded, Page, PermitHolder, Resolution, StorageError, TaskId,
+    Cursor, Deadline, Execution, FencingToken, IdempotencyKey, KeyEntry, KeyStatus, KeySummary,
+    OnLost, OnRecorded, Page, Resolution, StorageError, TaskId,
 };
-use serde_json::Value;
-
 pub use call::ToolCall;
+pub use config::{LedgerConfig, Redact};
 pub use error::{ToolError, ToolFailure};
 pub use outcome::{MalformedRecord, RECORD_VERSION, TooLarge, ToolOutcome, ToolOutput, ToolRecord};
 pub use pending::{PendingOutcome, Prepared, Unrecorded};
@@ -38,84 +38,11 @@ pub use summary::{CallSummary, RecordedCall};
 use crate::error::IdempotencyError;
 use crate::gate::{Begin, HeldPermit, IdempotencyStore};
 use crate::key::CanonicalJson;
-use crate::limits::{LOOKS_PER_CALL_MAX, TOOL_WAIT_DEFAULT};
+use crate::limits::LOOKS_PER_CALL_MAX;
 use crate::request::Request;
 use call::Identity;
+use doubt::Ended;
 use stats::LedgerCounters;
-
-/// Takes out of the arguments of a tool what nobody is to see.
-pub type Redact = dyn Fn(&str, &mut Value) + Send + Sync;
-
-/// How a ledger works.
-#[derive(Clone)]
-pub struct LedgerConfig {
-    wait: Duration,
-    on_failure: OnFailure,
-    keep_arguments: bool,
-    redact: Option<Arc<Redact>>,
-}
-
-impl Default for LedgerConfig {
-    fn default() -> LedgerConfig {
-        LedgerConfig {
-            wait: TOOL_WAIT_DEFAULT,
-            on_failure: OnFailure::default(),
-            keep_arguments: true,
-            redact: None,
-        }
-    }
-}
-
-impl fmt::Debug for LedgerConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LedgerConfig")
-            .field("wait", &self.wait)
-            .field("on_failure", &self.on_failure)
-            .field("keep_arguments", &self.keep_arguments)
-            .field("redacts", &self.redact.is_some())
-            .finish()
-    }
-}
-
-impl LedgerConfig {
-    /// Waits 30 s for others, runs failures again, and keeps arguments for operators.
-    pub fn new() -> LedgerConfig {
-        LedgerConfig::default()
-    }
-
-    /// How long a call waits while somebody else runs it, unless it says otherwise.
-    #[must_use]
-    pub fn wait(mut self, wait: Duration) -> LedgerConfig {
-        self.wait = wait;
-        self
-    }
-
-    /// What to do with recorded failures, unless a call says otherwise.
-    #[must_use]
-    pub fn on_failure(mut self, policy: OnFailure) -> LedgerConfig {
-        self.on_failure = policy;
-        self
-    }
-
-    /// Whether the arguments of calls are kept for operators, unless a call says
-    /// otherwise: those of up to 1 MiB as canonical JSON. Of all others there is a digest.
-    #[must_use]
-    pub fn keep_arguments(mut self, keep: bool) -> LedgerConfig {
-        self.keep_arguments = keep;
-        self
-    }
-
-    /// Sees the tool and its arguments before they are kept, and takes out what nobody is
-    /// to see. The call itself and its key stay as they are.
-    #[must_use]
-    pub fn redact(
-        mut self,
-        redact: impl Fn(&str, &mut Value) + Send + Sync + 'static,
-    ) -> LedgerConfig {
-        self.redact = Some(Arc::new(redact));
-        self
-    }
-}
 
 /// The ledger of tool calls. Clones share everything.
 ///
@@ -498,108 +425,6 @@ impl ToolLedger {
             }),
         }
     }
-
-    /// Does with a call in doubt what its policy says.
-    fn end_doubt(
-        &self,
-        call: &ToolCall,
-        identity: &Identity,
-        policy: &OnDoubt,
-        holder: PermitHolder,
-    ) -> Result<Ended, ToolError> {
-        let begun = format!("{} began it at {} and is gone", holder.owner, holder.since);
-        let (outcome, reason, counter) = match policy {
-            // The gate takes it over; this is a doubt that came meanwhile.
-            OnDoubt::Retry => return Ok(Ended::LookAgain(begun)),
-            OnDoubt::Ask => {
-                return Ok(Ended::Stays {
-                    reason: begun,
-                    holder: Box::new(holder),
-                });
-            }
-            OnDoubt::Fail => {
-                let reason = format!("given up: {begun}, and nobody knows whether it happened");
-                let outcome = ToolOutcome::GivenUp {
-                    reason: reason.clone(),
-                };
-                (Some(outcome), reason, &self.counters().given_up)
-            }
-            OnDoubt::Verify(probe) => {
-                let question = DoubtfulCall {
-                    tool: call.tool().to_owned(),
-                    arguments: call.arguments(),
-                    task: call.task().cloned(),
-                    key: identity.key.clone(),
-                    holder: holder.clone(),
-                };
-                let verified = &self.counters().verified;
-                match probe.ask(&question) {
-                    Finding::Happened(outcome) => (
-                        Some(outcome),
-                        "a probe says that it happened".into(),
-                        verified,
-                    ),
-                    Finding::DidNotHappen => {
-                        (None, "a probe says that it did not happen".into(), verified)
-                    }
-                    Finding::CannotTell(reason) => {
-                        return Ok(Ended::Stays {
-                            reason: format!("{begun}; the probe cannot tell: {reason}"),
-                            holder: Box::new(holder),
-                        });
-                    }
-                }
-            }
-        };
-        let resolution = match &outcome {
-            Some(outcome) => {
-                Resolution::Happened(ToolRecord::of(outcome, self.record_bytes_max()).to_outcome())
-            }
-            None => Resolution::DidNotHappen,
-        };
-        if self.resolve(identity, &holder, resolution, &reason)? {
-            counter.add(1);
-            self.counters().resolved.add(1);
-        }
-        Ok(Ended::LookAgain(begun))
-    }
-
-    /// Ends the doubt about this execution; false when somebody else did before.
-    fn resolve(
-        &self,
-        identity: &Identity,
-        holder: &PermitHolder,
-        resolution: Resolution,
-        reason: &str,
-    ) -> Result<bool, ToolError> {
-        let Some(entry) = self.gate().lookup(&identity.key)? else {
-            return Ok(false);
-        };
-        let permit = entry.summary.view.permit.as_ref();
-        if permit.is_none_or(|permit| permit.fence != holder.fence) {
-            return Ok(false);
-        }
-        match self.gate().resolve(&entry.summary, resolution, reason) {
-            Ok(()) => Ok(true),
-            Err(IdempotencyError::Storage(
-                StorageError::StaleLease(_)
-                | StorageError::IllegalTransition { .. }
-                | StorageError::NotFound { .. },
-            )) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
-    }
-}
-
-/// What became of a doubt.
-enum Ended {
-    /// It has ended, here or elsewhere.
-    LookAgain(String),
-    /// It is there as before.
-    Stays {
-        reason: String,
-        holder: Box<PermitHolder>,
-    },
 }
 
 /// Whether an execution is the one right after the failure that is known.

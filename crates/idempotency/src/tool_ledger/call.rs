@@ -223,8 +223,7 @@ impl ToolCall {
     ///
     /// # Errors
     ///
-    /// [`ToolError::Arguments`](super::ToolError::Arguments), and
-    /// [`ToolError::Gate`](super::ToolError::Gate) for what can never be a call.
+    /// [`ToolError::Arguments`], and [`ToolError::Gate`] for what can never be a call.
     pub fn key(&self) -> Result<IdempotencyKey, ToolError> {
         self.check()?;
         Ok(self.identity()?.key)
