@@ -83,7 +83,11 @@ fn five_hundred_commands_run_once() {
 #[test]
 fn a_cache_that_ignores_the_temperature_is_caught() {
     // Which of two that differ in it comes first is a matter of threads.
-    let reasons = ["was recorded", "the first pass gives", "was asked 0 times for"];
+    let reasons = [
+        "was recorded",
+        "the first pass gives",
+        "was asked 0 times for",
+    ];
     is_caught("llm-cache", "ignore-temperature", &reasons);
 }
 
