@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use agentos_core::{BoxError, Stopwatch, Worker, WorkerId};
 use agentos_idempotency::{
-    Answer, CacheConfig, Cached, Finish, GateConfig, IdempotencyStore, LlmOutputCache, LlmRequest,
-    ToStore, Usage,
+    CacheConfig, Cached, Finish, GateConfig, IdempotencyStore, LlmAnswer, LlmOutputCache,
+    LlmRequest, ToStore, Usage,
 };
 use agentos_store::sqlite::{Config, SqliteStore};
 use serde::{Deserialize, Serialize};
@@ -135,12 +135,12 @@ impl Prompter {
     }
 }
 
-fn to_keep(completion: Completion) -> Answer<String> {
+fn to_keep(completion: Completion) -> LlmAnswer<String> {
     let usage = Usage {
         prompt_tokens: completion.prompt_tokens,
         completion_tokens: completion.completion_tokens,
         cost_micros: 0,
     };
     let finish = Finish::of_reason(&completion.finish_reason);
-    Answer::new(completion.text).usage(usage).finish(finish)
+    LlmAnswer::new(completion.text).usage(usage).finish(finish)
 }
