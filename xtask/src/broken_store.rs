@@ -1,11 +1,12 @@
 //! A store that is broken on purpose: the product as it would be if one of its
-//! promises about leases were missing.
+//! promises about leases or keys were missing.
 //!
 //! Everything goes to the sound store; a canary changes what it is asked, what it
 //! answers, or, with SQL of its own, what it left in the file. The checks read the
 //! file through the sound store and know nothing of this.
 
 mod by_key;
+mod keys;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -46,6 +47,7 @@ pub(crate) fn over(store: Arc<SqliteStore>, canary: Option<Canary>) -> Arc<dyn S
             store,
             canary,
             holders: Mutex::default(),
+            unwritten: Mutex::default(),
         }),
     }
 }
@@ -56,6 +58,8 @@ struct BrokenStore {
     canary: Canary,
     /// Who was given what by this process.
     holders: Mutex<HashMap<Fence, WorkerId>>,
+    /// What was begun under keys and not written.
+    unwritten: Mutex<keys::Unwritten>,
 }
 
 impl BrokenStore {
@@ -207,6 +211,7 @@ impl Storage for BrokenStore {
     fn commit(&self, commit: Commit) -> Result<Receipt, StorageError> {
         let commit = match self.canary {
             Canary::NoFence | Canary::FenceByName => self.weakened_commit(&commit)?,
+            Canary::RecordAfter => self.written_after(commit)?,
             _ => commit,
         };
         let late = self.is(Canary::WriteThenRefuse).then(|| commit.clone());

@@ -95,6 +95,16 @@ pub(crate) enum Canary {
     RunOnReplay,
     /// Replays that a call happened, and nothing of what came out.
     ReplayNothing,
+    /// Writes that a key was begun together with its outcome, and not before.
+    RecordAfter,
+    /// Begins a key again whose execution nobody ended, whatever was asked for.
+    PendingIsAbsent,
+    /// Takes what is in doubt for done.
+    SkipDoubt,
+    /// Looks whether a key may be begun, and begins it later on what it saw.
+    CheckThenAct,
+    /// Asks the model itself while somebody else does.
+    DoNotWait,
 }
 
 impl Canary {

@@ -2,6 +2,8 @@
 //! acknowledged. Pure: no file, no process, no clock.
 
 mod answer;
+pub(crate) mod doubt;
+pub(crate) mod flight;
 mod history;
 mod life;
 pub(crate) mod once;

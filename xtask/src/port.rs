@@ -12,16 +12,16 @@ macro_rules! as_it_is {
     };
 }
 
-/// The traits of the port that know nothing of commits and leases.
+/// The traits of the port that know nothing of commits, leases and keys.
 macro_rules! passes_on {
     ($who:ident) => {
         const _: () = {
             use agentos_core::{
-                Audit, BeginKey, Begun, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStorage, KeySummary, RenewedPermit, StalePermit, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
+                Audit, BoundedTable, Checkpoint, CheckpointSpan, CheckpointStorage,
                 CheckpointSummary, Cursor, EvidenceResult, FoundCheckpoint, LogShortened, Page,
                 Prunable, PruneCheckpoints, PruneRows, Reclaimed, RetentionStorage, RowAnswer,
-                RowMark, RowQuestion, RowRule, RowStorage, SequenceNumber, StorageError, Task, TaskId,
-                TaskStatus, TaskStorage, UpkeepStorage,
+                RowMark, RowQuestion, RowRule, RowStorage, SequenceNumber, StorageError, Task,
+                TaskId, TaskStatus, TaskStorage, UpkeepStorage,
             };
 
             use $crate::port::as_it_is;
@@ -70,6 +70,28 @@ macro_rules! passes_on {
                 }
             }
 
+            impl UpkeepStorage for $who {
+                as_it_is! {
+                    fn reclaim_space(&self, keep_bytes: u64) -> Result<Reclaimed, StorageError>;
+                    fn refresh_statistics(&self) -> Result<(), StorageError>;
+                    fn shorten_log(&self) -> Result<LogShortened, StorageError>;
+                }
+            }
+        };
+    };
+}
+
+/// Idempotency keys.
+macro_rules! keys_pass_on {
+    ($who:ident) => {
+        const _: () = {
+            use agentos_core::{
+                BeginKey, Begun, Cursor, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStorage,
+                KeySummary, Page, RenewedPermit, StalePermit, StorageError,
+            };
+
+            use $crate::port::as_it_is;
+
             impl KeyStorage for $who {
                 as_it_is! {
                     fn begin_key(&self, begin: &BeginKey) -> Result<Begun, StorageError>;
@@ -82,16 +104,8 @@ macro_rules! passes_on {
                         -> Result<Page<KeySummary>, StorageError>;
                 }
             }
-
-            impl UpkeepStorage for $who {
-                as_it_is! {
-                    fn reclaim_space(&self, keep_bytes: u64) -> Result<Reclaimed, StorageError>;
-                    fn refresh_statistics(&self) -> Result<(), StorageError>;
-                    fn shorten_log(&self) -> Result<LogShortened, StorageError>;
-                }
-            }
         };
     };
 }
 
-pub(crate) use {as_it_is, passes_on};
+pub(crate) use {as_it_is, keys_pass_on, passes_on};

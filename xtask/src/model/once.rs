@@ -16,11 +16,6 @@
 //!
 //! A process was alive until its last line at least.
 
-#![cfg_attr(
-    not(test),
-    expect(dead_code, unused_imports, reason = "not every scenario tells all")
-)]
-
 mod lines;
 mod rules;
 #[cfg(test)]

@@ -5,6 +5,7 @@ mod concurrent_checkpoints;
 mod crew;
 mod end_to_end;
 mod gate;
+mod in_doubt;
 mod kill_9_recovery;
 mod kill_during_upkeep;
 mod kill_storm;
@@ -15,6 +16,7 @@ mod plan;
 mod poison_item;
 mod recovery_sweep;
 mod rivalry;
+mod single_flight;
 mod sources;
 mod sweep_race;
 mod tidied;
@@ -48,6 +50,8 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         poison_item::scenario(canary),
         clock_jump::scenario(canary),
         sweep_race::scenario(canary),
+        in_doubt::scenario(canary),
+        single_flight::scenario(canary),
         kill_during_upkeep::scenario(canary),
     ]
 }

@@ -6,12 +6,15 @@
 
 mod agent;
 mod appender;
+mod caller;
 mod counter;
 mod holder;
 mod janitor;
 mod jumps;
+mod key_teller;
 mod loader;
 mod model;
+mod payer;
 mod pooled;
 mod probe;
 mod prompter;
@@ -41,12 +44,15 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::agent::{Agent, LINES_PER_ITERATION, Progress, artifact_of, input_lines};
 pub(crate) use self::appender::{Appender, State};
+pub(crate) use self::caller::{Caller, ToldCall, standing_at};
 pub(crate) use self::counter::{ANSWER_EVENT, Counter, WORKED_LOG, names};
 pub(crate) use self::holder::{HeldLease, Holder};
 pub(crate) use self::janitor::{AUDITS_KEPT, Janitor, KEPT, numbered, results, retention, state};
 pub(crate) use self::jumps::{JumpingClock, true_now_us};
+pub(crate) use self::key_teller::{TELLS, outcome_digest};
 pub(crate) use self::loader::{Loader, ack_path, newest_ack};
 pub(crate) use self::model::{Model, port_of};
+pub(crate) use self::payer::{Heard, PAYS, Payer};
 pub(crate) use self::pooled::{POISON, Pooled, result_of};
 pub(crate) use self::prompter::{AskedAll, DONE, GotBack, Prompter};
 pub(crate) use self::reader::Reader;
@@ -69,6 +75,8 @@ pub(crate) enum Role {
     Agent(Agent),
     /// Appends checkpoints to one task.
     Appender(Appender),
+    /// Makes calls through the ledger of tools, and may stand still in one.
+    Caller(Caller),
     /// Counts words in iterations, until it has an exact answer.
     Counter(Counter),
     /// Claims work and holds it.
@@ -79,6 +87,8 @@ pub(crate) enum Role {
     Loader(Loader),
     /// Answers as a model does, and counts who asked.
     Model(Model),
+    /// Asks a model what many others ask too.
+    Payer(Payer),
     /// Works with a pool of threads until nothing is left.
     Pooled(Pooled),
     /// Asks a model many things, through the cache.
@@ -110,11 +120,13 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
     match serde_json::from_str(role)? {
         Role::Agent(agent) => agent.run(),
         Role::Appender(appender) => appender.run(),
+        Role::Caller(caller) => caller.run(),
         Role::Counter(counter) => counter.run(),
         Role::Holder(holder) => holder.run(),
         Role::Janitor(janitor) => janitor.run(),
         Role::Loader(loader) => loader.run(),
         Role::Model(model) => model.run(),
+        Role::Payer(payer) => payer.run(),
         Role::Pooled(pooled) => pooled.run(),
         Role::Prompter(prompter) => prompter.run(),
         Role::Reader(reader) => reader.run(),

@@ -17,7 +17,7 @@ use agentos_core::{
 use super::jumps::true_now_us;
 use super::say;
 use crate::model::{Call, Reply, Taken, Why, begin_line, end_line};
-use crate::port::{as_it_is, passes_on};
+use crate::port::{as_it_is, keys_pass_on, passes_on};
 
 /// A store between a program and the one that it was given.
 pub(crate) struct Recorded {
@@ -176,3 +176,4 @@ impl LeaseStorage for Recorded {
 }
 
 passes_on!(Recorded);
+keys_pass_on!(Recorded);

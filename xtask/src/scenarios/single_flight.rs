@@ -1,0 +1,363 @@
+//! Scenario 14. Goal: of many who ask a model the same one pays, and the others get its
+//! answer; if the one who pays dies, another one takes over.
+//!
+//! Method: 10 processes of 5 threads ask the same 20 requests through the cache, each in
+//! an order of its own. A process is killed when so many payments were begun as the seed
+//! says: most often the one that began the last of them, from before its request went out
+//! until after its answer was recorded. It is started again at once, or when its permits
+//! have run out and others have taken over. The model server outlives all, and says who
+//! asked it for what. What the processes tell of keys is held against the rules of **once**.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use agentos_chaos::{Failure, Outcome, Run, Scenario, Victim};
+use agentos_core::{Deadline, IdempotencyKey, KeyFilter, KeyStorage, Stopwatch};
+
+use super::told::listen_to;
+use super::{fact, same};
+use crate::canary::Canary;
+use crate::chat::{Pace, answer, calls_of, completion, digest, prompt};
+use crate::checks::Wreck;
+use crate::model::flight::{Asking, Flights};
+use crate::model::once::{LineError, Policy, judge_once, parse};
+use crate::victims::{
+    Heard, Model, PAYS, Payer, Role, TELLS, outcome_digest, port_of, spec, true_now_us,
+};
+
+const PROCESSES: u64 = 10;
+const THREADS: u64 = 5;
+const REQUESTS: usize = 20;
+const KILLS: u64 = 5;
+const KILLS_QUICK: u64 = 2;
+/// How long the model thinks, in milliseconds: from the first to both together.
+const PACE: Pace = Pace {
+    delay_ms: 20,
+    spread_ms: 20,
+};
+/// Between the word that it pays and its end: from before the call to after its record.
+const OFFSET_MAX: Duration = Duration::from_millis(50);
+/// Long enough for a busy machine to renew it in time.
+const PERMIT_MS: u64 = 1500;
+/// Of 100 who are killed so many are started again at once; then they take over what
+/// they held before.
+const AT_ONCE: u64 = 50;
+/// How much later than its permits the others are started again.
+const LATE: Duration = Duration::from_millis(200);
+/// Of 100 kills so many hit the one who was last to pay.
+const LAST_PAYER: u64 = 80;
+/// Longest wait for a word.
+const LISTEN: Duration = Duration::from_millis(2);
+/// For the server to listen, and for all to be answered.
+const PATIENCE: Duration = Duration::from_secs(50);
+const PAGE: u32 = 1000;
+
+type Fallible<T> = Result<T, Failure>;
+
+pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
+    let goal = "10 processes ask a model the same 20 requests while payers are killed: each is paid for once";
+    Scenario::new(14, "single-flight", goal, move |run| {
+        let mut story = Story::new(run, canary);
+        let result = story.tell(run);
+        story.figures();
+        story.outcome.after(result)
+    })
+}
+
+/// One process, over all its starts.
+struct Member {
+    role: Payer,
+    victim: Option<Victim>,
+    /// It is dead until then.
+    dead: Option<Deadline>,
+}
+
+struct Story {
+    db: PathBuf,
+    canary: Option<Canary>,
+    seed: u64,
+    members: Vec<Member>,
+    /// Who began to pay last.
+    payer: Option<usize>,
+    paid: u64,
+    turn: usize,
+    flights: Flights,
+    /// What all have told of keys.
+    history: String,
+    awaited: u64,
+    kills: u64,
+    restarts: u64,
+    storm: Duration,
+    outcome: Outcome,
+}
+
+impl Story {
+    fn new(run: &mut Run, canary: Option<Canary>) -> Story {
+        Story {
+            db: run.dir().join("cache.db"),
+            canary,
+            seed: run.rng.next_u64(),
+            members: Vec::new(),
+            payer: None,
+            paid: 0,
+            turn: 0,
+            flights: Flights {
+                threads: THREADS,
+                ..Flights::default()
+            },
+            history: String::new(),
+            awaited: 0,
+            kills: 0,
+            restarts: 0,
+            storm: Duration::ZERO,
+            outcome: Outcome::passed(),
+        }
+    }
+
+    fn tell(&mut self, run: &mut Run) -> Fallible<()> {
+        let bodies: Vec<_> = (0..REQUESTS as u64)
+            .map(|number| prompt(self.seed, number))
+            .collect();
+        for body in &bodies {
+            let right = answer(body).map_err(|odd| Failure::new(format!("{odd:?}")))?;
+            self.flights.expected.push(completion(right)?.text);
+        }
+        let mut server = run.start(&spec("model", &Role::Model(Model { pace: PACE }))?)?;
+        let listening =
+            server.wait_for_line("the port", PATIENCE, |line| port_of(line).is_some())?;
+        let port = port_of(&listening).ok_or_else(|| Failure::new("no port"))?;
+
+        let watch = Stopwatch::start();
+        let result = self.rage(run, port);
+        self.storm = watch.elapsed();
+        // Also when somebody had no answer: what was paid for is then to be told.
+        let digests: Vec<String> = bodies.iter().map(|body| digest(body).to_string()).collect();
+        for call in calls_of(port)? {
+            let who = Asking::parse(&call.caller);
+            let who = who.ok_or_else(|| Failure::new(format!("a call of {:?}", call.caller)))?;
+            let request = digests.iter().position(|one| *one == call.request);
+            self.flights.calls.push((who, request));
+        }
+        server.kill()?;
+        for broken in self.flights.judge() {
+            self.outcome.violate(broken);
+        }
+        result?;
+        self.look(run)
+    }
+
+    /// Starts all, kills some, and waits until the rest has every answer.
+    fn rage(&mut self, run: &mut Run, port: u16) -> Fallible<()> {
+        let kills = if run.quick() { KILLS_QUICK } else { KILLS };
+        // So many payments are begun before each of the kills.
+        let mut after: Vec<u64> = (0..kills)
+            .map(|_| run.rng.between(1, REQUESTS as u64))
+            .collect();
+        after.sort_unstable();
+        for number in 1..=PROCESSES {
+            let role = Payer {
+                db: self.db.clone(),
+                name: format!("process-{number}"),
+                start: 1,
+                port,
+                requests: REQUESTS,
+                seed: self.seed,
+                threads: THREADS,
+                permit_ms: PERMIT_MS,
+                canary: self.canary,
+            };
+            let mut member = Member {
+                role,
+                victim: None,
+                dead: None,
+            };
+            member.start(run)?;
+            self.members.push(member);
+        }
+        let deadline = Deadline::after(PATIENCE);
+        let mut after = after.into_iter().peekable();
+        while self.members.iter().any(Member::is_at_it) {
+            if run.is_over() || deadline.passed() {
+                return Err(Failure::new("not every request was answered in time"));
+            }
+            self.listen()?;
+            if after.next_if(|payments| *payments <= self.paid).is_some() {
+                self.kill_one(run)?;
+            }
+            for member in &mut self.members {
+                if member.dead.is_some_and(|until| until.passed()) {
+                    member.role.start += 1;
+                    member.start(run)?;
+                    self.restarts += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what all have said since; waits a little for one of them.
+    fn listen(&mut self) -> Fallible<()> {
+        self.turn = (self.turn + 1) % self.members.len();
+        for place in 0..self.members.len() {
+            let wait = if place == self.turn {
+                LISTEN
+            } else {
+                Duration::ZERO
+            };
+            let Some(mut victim) = self.members[place].victim.take() else {
+                continue;
+            };
+            let ended = listen_to(&mut victim, wait, |line| self.heed(place, &line))?;
+            if ended {
+                let life = self.members[place].role.life();
+                self.flights.ended.insert(life);
+            } else {
+                self.members[place].victim = Some(victim);
+            }
+        }
+        Ok(())
+    }
+
+    fn heed(&mut self, place: usize, line: &str) -> Fallible<()> {
+        if let Some(told) = line.strip_prefix(TELLS) {
+            self.history.push_str(told);
+            self.history.push('\n');
+        } else if line.starts_with(PAYS) {
+            self.payer = Some(place);
+            self.paid += 1;
+        } else if let Some(heard) = line.strip_prefix("ack ") {
+            let heard: Heard = fact(heard)?;
+            self.awaited += u64::from(heard.origin == "Awaited");
+            let who = Asking {
+                life: self.members[place].role.life(),
+                thread: heard.thread,
+            };
+            let answers = self.flights.answered.entry(who).or_default();
+            answers.push((heard.request, heard.answer));
+        }
+        Ok(())
+    }
+
+    /// Kills the one who was last to pay, or any that is at it.
+    fn kill_one(&mut self, run: &mut Run) -> Fallible<()> {
+        let alive: Vec<usize> = (0..self.members.len())
+            .filter(|place| self.members[*place].victim.is_some())
+            .collect();
+        let any = run.rng.pick(&alive).copied();
+        let last = self.payer.filter(|place| alive.contains(place));
+        let chosen = if run.rng.percent(LAST_PAYER) {
+            last.or(any)
+        } else {
+            any
+        };
+        let offset = run.rng.duration_between(Duration::ZERO, OFFSET_MAX);
+        let at_once = run.rng.percent(AT_ONCE);
+        let Some(place) = chosen else {
+            return Ok(());
+        };
+        let Some(mut victim) = self.members[place].victim.take() else {
+            return Ok(());
+        };
+        let killed = victim.kill_after(offset)?.killed;
+        listen_to(&mut victim, Duration::ZERO, |line| self.heed(place, &line))?;
+        let member = &mut self.members[place];
+        let life = member.role.life();
+        if !killed {
+            self.flights.ended.insert(life);
+            return Ok(());
+        }
+        let pause = if at_once {
+            Duration::ZERO
+        } else {
+            Duration::from_millis(PERMIT_MS) + LATE
+        };
+        member.dead = Some(Deadline::after(pause));
+        let now = true_now_us();
+        self.history.push_str(&format!("{now} {life} dead\n"));
+        self.flights.killed.insert(life);
+        self.kills += 1;
+        #[expect(clippy::cast_precision_loss, reason = "a part of all payments")]
+        let part = self.paid as f64 / REQUESTS as f64;
+        self.outcome.kill_point(part);
+        Ok(())
+    }
+
+    /// Reads the file: an answer of each request, and nothing else.
+    fn look(&mut self, run: &Run) -> Fallible<()> {
+        let wreck = Wreck::open(&self.db, run.dir())?;
+        for problem in wreck.problems()? {
+            self.outcome.violate(problem);
+        }
+        let filter = KeyFilter {
+            prefix: Some(IdempotencyKey::LLM_CACHE.into()),
+            ..KeyFilter::default()
+        };
+        let keys = wreck.store.keys(&filter, None, PAGE)?.items;
+        let now = true_now_us();
+        let mut recorded = 0;
+        for key in &keys {
+            let entry = wreck.store.find_key(&key.key)?;
+            let outcome = entry.and_then(|entry| entry.outcome);
+            recorded += usize::from(outcome.is_some());
+            let execution = format!("{}/{}", key.id, key.token);
+            let state = match outcome.as_deref().map(outcome_digest) {
+                Some(outcome) => format!("recorded {execution} {outcome}"),
+                None => format!("pending {execution}"),
+            };
+            let line = format!("{now} found {} {state}\n", key.key);
+            self.history.push_str(&line);
+        }
+        let found = (keys.len(), recorded);
+        let expected = (REQUESTS, REQUESTS);
+        let what = "keys, and those with an answer";
+        same(&mut self.outcome, what, found, expected);
+        self.judge_history()
+    }
+
+    /// Holds what all have told against the rules of **once**.
+    fn judge_history(&mut self) -> Fallible<()> {
+        let history = parse([self.history.as_str()]);
+        let history = history.map_err(|error: LineError| Failure::new(error.to_string()))?;
+        let policy = Policy {
+            take_over: true,
+            again: false,
+            ttl: None,
+            lease: i64::try_from(PERMIT_MS * 1000)?,
+        };
+        for broken in judge_once(&history, |_| policy) {
+            self.outcome.violate(broken.to_string());
+        }
+        let tally = history.tally(|_| true);
+        self.outcome.metric("executions", tally.executions);
+        self.outcome.metric("replays", tally.replays);
+        Ok(())
+    }
+
+    fn figures(&mut self) {
+        let outcome = &mut self.outcome;
+        outcome.metric("processes", PROCESSES);
+        outcome.metric("threads", THREADS);
+        outcome.metric("requests", REQUESTS);
+        outcome.metric("kills", self.kills);
+        outcome.metric("restarts", self.restarts);
+        outcome.metric("server_calls", self.flights.calls.len());
+        outcome.metric("in_flight_at_kills", self.flights.cut_off());
+        outcome.metric("answers", self.flights.answers_given());
+        outcome.metric("awaited", self.awaited);
+        let storm = u64::try_from(self.storm.as_millis()).unwrap_or(u64::MAX);
+        outcome.metric("storm_ms", storm);
+    }
+}
+
+impl Member {
+    fn start(&mut self, run: &mut Run) -> Fallible<()> {
+        self.dead = None;
+        let role = Role::Payer(self.role.clone());
+        self.victim = Some(run.start(&spec(&self.role.life(), &role)?)?);
+        Ok(())
+    }
+
+    fn is_at_it(&self) -> bool {
+        self.victim.is_some() || self.dead.is_some()
+    }
+}
