@@ -39,6 +39,20 @@ pub(crate) enum Canary {
     RedoOnResume,
     /// Does the work of each iteration once before it says that it begins.
     WorkTwice,
+    /// Asks the model and not the cache.
+    PayAgain,
+    /// Runs its tools without telling the ledger.
+    ForgetEffects,
+    /// Tells the ledger of a tool when it has run.
+    RecordAfter,
+    /// Runs a tool again of which nobody knows whether it ran.
+    RetryInDoubt,
+    /// Commits the outcome of a tool apart from the checkpoint after it.
+    OutcomeApart,
+    /// Does so, and acknowledges in between.
+    AckBetween,
+    /// Completes its item apart from the last checkpoint.
+    CompleteApart,
     /// Keeps the newest checkpoints of each task, whatever they are.
     PruneNewestOnly,
     /// Removes all audit lines and evidence results with each upkeep.

@@ -12,6 +12,7 @@ mod storm;
 mod tail;
 mod taken;
 mod takeover;
+mod talk;
 mod texts;
 mod work;
 
@@ -22,7 +23,7 @@ pub(crate) use self::history::{
     Call, FoundItem, History, Moment, Record, Reply, begin_line, end_line, judge_history,
 };
 pub(crate) use self::life::{
-    fraction_done, judge_life, judge_moments, judge_success, judge_work, judge_worked,
+    fraction_done, judge_claims, judge_life, judge_moments, judge_success, judge_work, judge_worked,
 };
 pub(crate) use self::passes::{
     Output, Pass, Told, judge_calls, judge_effects, judge_pass, output_of,
@@ -31,6 +32,9 @@ pub(crate) use self::storm::{STEPS, Step, Stormed, value_after};
 pub(crate) use self::tail::{kept_lines, tail};
 pub(crate) use self::taken::{Taken, Why, judge_deadlines, judge_taken};
 pub(crate) use self::takeover::{Takeover, Timing};
+pub(crate) use self::talk::{
+    Asking, Kept, Part, conversation, judge_ledger, judge_paid, judge_sent,
+};
 pub(crate) use self::texts::Texts;
 pub(crate) use self::work::{changes, judge_losses};
 

@@ -109,6 +109,13 @@ pub(crate) fn answer(request: &Value) -> Result<Value, Refusal> {
     let content = format!("{digest} {}", words.join(" "));
     let prompt_tokens: usize = messages.iter().map(|one| tokens(&one.to_string())).sum();
     let completion_tokens = tokens(&content);
+    let mut message = json!({"role": "assistant", "content": content, "refusal": null});
+    let call = request["tools"].as_array();
+    let call = call.and_then(|tools| tool_call(tools, digest));
+    let finish_reason = if call.is_some() { "tool_calls" } else { "stop" };
+    if let Some(call) = call {
+        message["tool_calls"] = json!([call]);
+    }
     let total_tokens = prompt_tokens + completion_tokens;
     Ok(json!({
         "id": format!("chatcmpl-{}", &digest.to_string()[..29]),
@@ -117,14 +124,43 @@ pub(crate) fn answer(request: &Value) -> Result<Value, Refusal> {
         "model": model,
         "choices": [{
             "index": 0,
-            "message": {"role": "assistant", "content": content, "refusal": null},
+            "message": message,
             "logprobs": null,
-            "finish_reason": "stop",
+            "finish_reason": finish_reason,
         }],
         "usage": {
             "prompt_tokens": prompt_tokens,
             "completion_tokens": completion_tokens,
             "total_tokens": total_tokens,
+        },
+    }))
+}
+
+/// A call of one of the tools that a request offers. Where a parameter has a list of
+/// values it is one of these, and else a text.
+fn tool_call(tools: &[Value], digest: Digest) -> Option<Value> {
+    let mut choices = digest
+        .as_bytes()
+        .iter()
+        .rev()
+        .map(|byte| usize::from(*byte));
+    let mut choose = |of: usize| choices.next().unwrap_or(0).checked_rem(of);
+    let function = &tools[choose(tools.len())?]["function"];
+    let mut arguments = serde_json::Map::new();
+    let parameters = function["parameters"]["properties"].as_object();
+    for (name, parameter) in parameters.into_iter().flatten() {
+        let value = match parameter["enum"].as_array() {
+            Some(values) => values[choose(values.len())?].clone(),
+            None => WORDS[choose(WORDS.len())?].into(),
+        };
+        arguments.insert(name.clone(), value);
+    }
+    Some(json!({
+        "id": format!("call_{}", &digest.to_string()[..24]),
+        "type": "function",
+        "function": {
+            "name": function["name"],
+            "arguments": Value::Object(arguments).to_string(),
         },
     }))
 }
@@ -168,6 +204,33 @@ mod tests {
                 "{member}"
             );
         }
+    }
+
+    #[test]
+    fn a_request_that_offers_tools_is_answered_with_a_call_of_one_of_them() {
+        let mut offers = request();
+        let shelves = json!({"type": "string", "enum": ["red", "blue"]});
+        let parameters = json!({"properties": {"shelf": shelves, "title": {"type": "string"}}});
+        let tool = |name| json!({"type": "function", "function": {"name": name, "parameters": parameters}});
+        offers["tools"] = json!([tool("announce"), tool("archive")]);
+        let mut called = std::collections::BTreeSet::new();
+        for seed in 0..50 {
+            offers["seed"] = seed.into();
+            let choice = &answer(&offers).unwrap()["choices"][0];
+            assert_eq!(choice["finish_reason"], "tool_calls");
+            let function = &choice["message"]["tool_calls"][0]["function"];
+            let arguments = function["arguments"].as_str().unwrap();
+            let arguments: Value = serde_json::from_str(arguments).unwrap();
+            assert!(WORDS.contains(&arguments["title"].as_str().unwrap()));
+            called.insert((
+                function["name"].clone().to_string(),
+                arguments["shelf"].to_string(),
+            ));
+        }
+        assert_eq!(called.len(), 4, "{called:?}");
+        offers["tools"] = json!([]);
+        let plain = answer(&offers).unwrap();
+        assert_eq!(plain["choices"][0]["finish_reason"], "stop");
     }
 
     #[test]

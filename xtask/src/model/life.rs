@@ -3,13 +3,20 @@
 
 use agentos_core::{TaskStatus, Timestamp};
 
+use super::work::judge_losses;
+use crate::work::{Claim, Try, Work};
+
 /// What an agent says that begins with iteration `next` of `last`; a payload
 /// may follow.
 fn script(next: u64, last: u64) -> impl Iterator<Item = String> {
-    let iteration =
-        |number| ["begin", "prepare", "commit", "ack"].map(|word| format!("{word} {number}"));
-    ["open".to_owned(), format!("start {next}")]
+    let words = ["begin", "ask", "call", "prepare", "commit", "ack"];
+    let iteration = move |number| words.map(|word| format!("{word} {number}"));
+    // When all is over there is nothing to claim.
+    let claim = (next <= last).then(|| "claim".to_owned());
+    ["open".to_owned()]
         .into_iter()
+        .chain(claim)
+        .chain([format!("start {next}")])
         .chain((next..=last).flat_map(iteration))
         .chain(["done".to_owned()])
 }
@@ -109,8 +116,58 @@ pub(crate) fn judge_moments(
     broken
 }
 
+/// Judges the claims of one item that belongs to a task: each start's claim is a new one
+/// and has its attempt, and all but the newest are lost to the one after. The newest is
+/// open until the work is over, and then succeeded.
+pub(crate) fn judge_claims(said: &[i64], kills: u64, work: &Work, over: bool) -> Vec<String> {
+    let is_lost = |one: &&Try| one.outcome.as_deref() == Some("expired");
+    let lost: Vec<Claim> = work
+        .tries
+        .iter()
+        .filter(is_lost)
+        .map(|one| one.claim.clone())
+        .collect();
+    let mut broken = judge_losses(&lost, work);
+    if lost.len() + 1 < work.tries.len() {
+        broken.push(format!(
+            "of {} claims {} were lost",
+            work.tries.len(),
+            lost.len()
+        ));
+    }
+    let tokens: Vec<i64> = work.tries.iter().map(|one| one.claim.token).collect();
+    let is_told = said.iter().all(|token| tokens.contains(token));
+    if !is_told || !said.is_sorted_by(|one, next| one < next) {
+        broken.push(format!("the tokens {said:?} were told, of {tokens:?}"));
+    }
+    // A kill may have come between a claim and its word.
+    let beyond = tokens.len().saturating_sub(said.len()) as u64;
+    if kills < beyond {
+        broken.push(format!("{beyond} claims were not told, at {kills} kills"));
+    }
+    let newest = work.tries.last().map(|one| one.outcome.as_deref());
+    let mut status = work.items.values().map(|item| item.status.as_str());
+    let (status, is_one) = (status.next(), status.next().is_none());
+    let sound = match newest {
+        Some(Some("succeeded")) => over && status == Some("succeeded"),
+        Some(None) => !over && status == Some("in_progress"),
+        // A kill may have come between loss and claim.
+        Some(Some("expired")) => !over && status == Some("pending"),
+        None => !over && matches!(status, None | Some("pending")),
+        _ => false,
+    };
+    if !sound || !is_one {
+        let status: Vec<_> = work.items.values().map(|item| &item.status).collect();
+        broken.push(format!(
+            "the item is {status:?}, and its last attempt {newest:?}"
+        ));
+    }
+    broken
+}
+
 /// How much of the work was done when an agent that began with `next` said its
-/// last words: 0 to 1. An iteration counts as half done when its files are read.
+/// last words: 0 to 1. An iteration counts as half done when the
+/// model has answered.
 pub(crate) fn fraction_done(lines: &[String], next: u64, last: u64) -> f64 {
     let words = lines.last().and_then(|line| {
         let mut words = line.split(' ');
@@ -118,9 +175,11 @@ pub(crate) fn fraction_done(lines: &[String], next: u64, last: u64) -> f64 {
         Some((line.split(' ').next()?, number))
     });
     let done = match words {
-        Some(("begin", number)) => f64::from(number) - 0.75,
-        Some(("prepare", number)) => f64::from(number) - 0.5,
-        Some(("commit", number)) => f64::from(number) - 0.25,
+        Some(("begin", number)) => f64::from(number) - 0.85,
+        Some(("ask", number)) => f64::from(number) - 0.7,
+        Some(("call", number)) => f64::from(number) - 0.5,
+        Some(("prepare", number)) => f64::from(number) - 0.35,
+        Some(("commit", number)) => f64::from(number) - 0.2,
         Some(("ack", number)) => f64::from(number),
         _ => f64::from(u32::try_from(next - 1).unwrap_or(u32::MAX)),
     };
@@ -135,8 +194,9 @@ mod tests {
         text.split(", ").map(str::to_owned).collect()
     }
 
-    const LIFE: &str = "open, start 2, begin 2, prepare 2, commit 2, ack 2 beef, \
-                        begin 3, prepare 3, commit 3, ack 3 cafe, done {}";
+    const LIFE: &str = "open, claim 7, start 2, begin 2, ask 2, call 2, prepare 2, commit 2, \
+                        ack 2 beef, begin 3, ask 3, call 3, prepare 3, commit 3, ack 3 cafe, \
+                        done {}";
 
     #[test]
     fn a_life_is_sound_wherever_a_kill_cuts_it() {
@@ -151,13 +211,23 @@ mod tests {
     #[test]
     fn each_wrong_life_is_named() {
         for (life, reason) in [
-            ("open, start 1", r#""start 1" instead of "start 2""#),
-            ("open, start 21", r#""start 21" instead of "start 2""#),
             (
-                "open, start 2, begin 3",
+                "open, claim 7, start 1",
+                r#""start 1" instead of "start 2""#,
+            ),
+            (
+                "open, claim 7, start 21",
+                r#""start 21" instead of "start 2""#,
+            ),
+            (
+                "open, claim 7, start 2, begin 3",
                 r#""begin 3" instead of "begin 2""#,
             ),
-            ("open, start 2, begin 2, prepare 2, ack 2", "instead of"),
+            (
+                "open, claim 7, start 2, begin 2, ask 2, ack 2",
+                "instead of",
+            ),
+            ("open, start 2", r#"instead of "claim""#),
             (&format!("{LIFE}, begin 4"), r#"instead of "nothing""#),
         ] {
             let broken = judge_life(&lines(life), 2, 3, true);
@@ -179,14 +249,14 @@ mod tests {
         for (worked, said, killed, sound) in [
             (&[2, 3][..], life.len(), false, true),
             (&[2], life.len(), false, false),
-            (&[2], 7, true, true),
-            (&[2], 7, false, false),
+            (&[2], 10, true, true),
+            (&[2], 10, false, false),
+            (&[], 4, true, true),
             (&[], 3, true, true),
-            (&[], 2, true, true),
-            (&[], 7, true, false),
+            (&[], 10, true, false),
             (&[2, 2, 3], life.len(), false, false),
-            (&[1, 2], 6, true, false),
-            (&[2, 3], 6, true, false),
+            (&[1, 2], 9, true, false),
+            (&[2, 3], 9, true, false),
             (&[3, 2], life.len(), false, false),
         ] {
             let broken = judge_worked(worked, &life[..said], killed);

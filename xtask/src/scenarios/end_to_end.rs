@@ -1,15 +1,21 @@
 //! Scenario 7. Goal: an agent that is killed again and again ends with exactly
-//! the answer that it would have given in peace, and loses no more than one
-//! iteration to each kill.
+//! the answer that it would have given in peace, loses no more than one iteration to
+//! each kill, has every effect exactly once, and pays no answer of its model again but
+//! those that it was waiting for when it was killed.
 //!
 //! Method: an agent counts the words of this project's own source files in some
-//! iterations. It runs once in peace. Then another is killed at seeded points
+//! iterations, under the lease of a work item. In each it asks a model, through the
+//! cache, and runs the tool that the model asks for, through the ledger. It runs once in
+//! peace. Then another is killed at seeded points
 //! over the whole work, three times at least, and started again each time; it
 //! finds out by itself where to go on, until it says that it is done. Its answer
 //! must be that of the first agent, and that of a count over the same files
-//! which knows neither agents nor databases. Success, answer and last checkpoint
-//! are one commit: after each kill all of them are there or none, and they carry
-//! one moment. How much was worked is counted where the files are read. Once more
+//! which knows neither agents nor databases, and of a conversation that is worked out
+//! from the names of the files. The outcome of a tool and its checkpoint are one commit,
+//! and so are the last of them, the answer, the success and the end of the item: after
+//! each kill all of them are there or none, and they carry one moment. How much was
+//! worked is counted where the files are read, what tools did where they did it, and what
+//! was paid by the model. Once more
 //! started after its success, the agent says that it is done and leaves all as it
 //! is.
 
@@ -18,19 +24,21 @@ use std::time::Duration;
 
 use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict, Victim};
 use agentos_checkpoints::ReadState;
+use agentos_core::records::audit::TASK_STATUS;
 use agentos_core::{Audit, Stopwatch, Task, TaskId, TaskStatus, TaskStorage, Timestamp};
 use serde_json::Value;
 
 use super::lineage::Lineage;
 use super::plan::{Aim, EXTRA_KILLS_MAX, KILLS_MIN, plan};
 use super::sources;
+use super::traces::{Traces, start_model};
 use crate::canary::Canary;
 use crate::checks::Wreck;
 use crate::model::{
     Facts, File, differences, fraction_done, judge_life, judge_moments, judge_success, judge_work,
     judge_worked,
 };
-use crate::victims::{ANSWER_EVENT, Answer, Counter, Role, Tally, WORKED_LOG, names, share, spec};
+use crate::victims::{ANSWER_EVENT, Counter, Mind, Report, Role, WORKED_LOG, names, share, spec};
 
 const ITERATIONS: std::ops::RangeInclusive<u64> = 12..=24;
 const ITERATIONS_QUICK: std::ops::RangeInclusive<u64> = 10..=12;
@@ -41,9 +49,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// More audit lines than any task of this scenario has.
 const AUDIT_ROWS: u32 = 100;
 const TASK: &str = "counter";
+/// The usual name of an agent. Each kill may be followed by one of another name, in so
+/// many of a hundred cases, that waits until its predecessor's lease has run out.
+const WORKER: &str = "agent";
+const STRANGERS_PERCENT: u64 = 25;
 
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
-    let goal = "an agent killed at random ends with the exact answer, and each kill costs one iteration at most";
+    let goal = "an agent killed at random ends with the exact answer, does nothing twice and pays nothing twice";
     Scenario::new(7, "end-to-end", goal, move |run| tell(run, canary))
 }
 
@@ -66,8 +78,11 @@ fn tell_all(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fal
     };
     let iterations = run.rng.between(*range.start(), *range.end());
 
+    let (_model, port) = start_model(run)?;
+    let begin = |run: &Run, name: &str| Story::begin(run, name, port, iterations, canary, &files);
+
     run.progress("an agent works in peace");
-    let mut peaceful = Story::begin(run, "peaceful", iterations, canary, &files)?;
+    let mut peaceful = begin(run, "peaceful")?;
     let mut iteration = peaceful.in_peace(run, outcome)?;
 
     let mut attempt = 0;
@@ -75,13 +90,7 @@ fn tell_all(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fal
         attempt += 1;
         let extra = if run.quick() { 0 } else { EXTRA_KILLS_MAX };
         let plan = plan(&mut run.rng, iterations, extra);
-        let mut story = Story::begin(
-            run,
-            &format!("killed-{attempt}"),
-            iterations,
-            canary,
-            &files,
-        )?;
+        let mut story = begin(run, &format!("killed-{attempt}"))?;
         // It is killed also where the agent in peace was found broken already, so
         // that the evidence has both.
         let mut own = Outcome::passed();
@@ -139,6 +148,8 @@ struct Story<'files> {
     counter: Counter,
     files: &'files [File],
     lineage: Lineage,
+    traces: Traces,
+    name: String,
     kills: u64,
     /// The iterations whose files were read, in all lives, in order.
     worked: Vec<u64>,
@@ -149,13 +160,14 @@ struct Story<'files> {
     /// The task and its audit lines after the last life.
     task: Option<Task>,
     audits: Vec<Audit>,
-    answer: Option<Answer>,
+    answer: Option<Report>,
 }
 
 impl Story<'_> {
     fn begin<'files>(
         run: &Run,
         name: &str,
+        model: u16,
         iterations: u64,
         canary: Option<Canary>,
         files: &'files [File],
@@ -168,9 +180,14 @@ impl Story<'_> {
             input: run.dir().join("input"),
             task: TASK.into(),
             iterations,
+            model,
+            caller: String::new(),
+            worker: WORKER.into(),
             canary,
         };
         Ok(Story {
+            traces: Traces::of(&counter)?,
+            name: name.into(),
             counter,
             files,
             lineage: Lineage::of(TaskId::new(TASK)?),
@@ -217,6 +234,18 @@ impl Story<'_> {
         Ok(())
     }
 
+    /// The role of the next life, of the same name as those before or of another one.
+    fn next_role(&mut self, run: &mut Run) -> Role {
+        let life = self.traces.next_life();
+        let is_stranger = !run.quick() && 1 < life && run.rng.percent(STRANGERS_PERCENT);
+        self.counter.caller = format!("{}-{life}", self.name);
+        self.counter.worker = match is_stranger {
+            true => format!("{WORKER}-{life}"),
+            false => WORKER.into(),
+        };
+        Role::Counter(self.counter.clone())
+    }
+
     fn is_done(&self) -> bool {
         self.lineage.next > self.counter.iterations
     }
@@ -230,7 +259,8 @@ impl Story<'_> {
         outcome: &mut Outcome,
     ) -> Fallible<()> {
         let offset = iteration * u32::try_from(aim.offset_permille)? / 1000;
-        let mut victim = run.start(&spec("counter", &Role::Counter(self.counter.clone()))?)?;
+        let role = self.next_role(run);
+        let mut victim = run.start(&spec("counter", &role)?)?;
         let awaited = match aim.word {
             "open" => aim.word.to_owned(),
             word => format!("{word} {}", aim.iteration.max(self.lineage.next)),
@@ -261,7 +291,7 @@ impl Story<'_> {
     /// One undisturbed life. Returns how long an iteration lasts, by the median:
     /// the machine may stall once or twice.
     fn in_peace(&mut self, run: &mut Run, outcome: &mut Outcome) -> Fallible<Duration> {
-        let role = Role::Counter(self.counter.clone());
+        let role = self.next_role(run);
         let mut victim = run.start(&spec("peaceful-counter", &role)?)?;
         let mut lasted = Vec::new();
         for number in 1..=self.counter.iterations {
@@ -278,7 +308,7 @@ impl Story<'_> {
 
     /// One life to its own end.
     fn finish(&mut self, run: &mut Run, outcome: &mut Outcome) -> Fallible<()> {
-        let role = Role::Counter(self.counter.clone());
+        let role = self.next_role(run);
         let victim = run.start(&spec("last-counter", &role)?)?;
         self.end(run, victim, outcome)
     }
@@ -313,15 +343,20 @@ impl Story<'_> {
         let mut newest_at = None;
         let mut answers = Vec::new();
         if let Some(resumed) = resumed {
-            let tally: Tally = resumed.checkpoint.state()?;
+            let Mind { tally, talk } = resumed.checkpoint.state()?;
             done = tally.iteration;
-            let newest = resumed.checkpoint.summary.sequence.get();
+            let newest = self.lineage.next - 1;
             newest_at = Some(resumed.checkpoint.summary.created_at);
             if done != newest {
                 broken.push(format!("checkpoint {newest} is of iteration {done}"));
             }
             let facts = Facts::about(&self.files[..self.files_after(done)]);
             broken.extend(facts.judge(&tally));
+            if self.traces.said_after(done) != Some(&talk.digest) {
+                broken.push(format!(
+                    "the conversation of checkpoint {newest} is another one"
+                ));
+            }
             let metadata = resumed.checkpoint.metadata;
             if done == last {
                 answers.push(metadata);
@@ -332,6 +367,10 @@ impl Story<'_> {
             }
         }
         self.look_at_success(&wreck, done, newest_at, &mut answers, &mut broken)?;
+        let (moments, audits) = (&self.lineage.moments, &self.audits);
+        let traces = &mut self.traces;
+        let left = traces.look(&self.counter, &wreck, lines, killed, moments, audits)?;
+        broken.extend(left);
         let executed = self.worked.len() as u64;
         broken.extend(judge_work(done, executed, self.kills));
         if !killed {
@@ -377,7 +416,7 @@ impl Story<'_> {
             let to_success = Some(TaskStatus::Succeeded.as_str());
             let successes = others
                 .iter()
-                .filter(|line| line.to.as_deref() == to_success);
+                .filter(|line| line.event == TASK_STATUS && line.to.as_deref() == to_success);
             let successes: Vec<_> = successes.map(|line| line.created_at).collect();
             let answers: Vec<_> = answered.iter().map(|line| line.created_at).collect();
             broken.extend(judge_moments(newest_at, &answers, &successes));
@@ -410,13 +449,20 @@ impl Story<'_> {
         &self,
         answers: Vec<Value>,
         broken: &mut Vec<String>,
-    ) -> Fallible<Option<Answer>> {
+    ) -> Fallible<Option<Report>> {
         let facts = Facts::about(self.files);
         let mut last = None;
         for answer in answers {
-            match serde_json::from_value::<Option<Answer>>(answer)? {
+            match serde_json::from_value::<Option<Report>>(answer)? {
                 Some(answer) => {
-                    broken.extend(differences(&answer, &facts.answer));
+                    broken.extend(differences(&answer.counted, &facts.answer));
+                    let said = self.traces.said_after(self.counter.iterations);
+                    if said != Some(&answer.said) {
+                        broken.push(format!(
+                            "what was said is {} and must be {said:?}",
+                            answer.said
+                        ));
+                    }
                     last = Some(answer);
                 }
                 None => broken.push("an answer is missing".into()),
@@ -438,6 +484,9 @@ impl Story<'_> {
         outcome.metric("resumed_from", resumed_from);
         outcome.metric("killed_after", self.killed_after);
         outcome.metric("unacknowledged", self.lineage.unacknowledged);
+        for (name, figure) in self.traces.figures() {
+            outcome.metric(name, figure);
+        }
         outcome.metric("status", status);
     }
 }

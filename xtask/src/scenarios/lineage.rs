@@ -6,7 +6,7 @@
 
 use agentos_chaos::{Failure, Outcome};
 use agentos_checkpoints::{Label, Resume, Resumed};
-use agentos_core::{TaskId, TaskStorage};
+use agentos_core::{CheckpointType, TaskId, TaskStorage, Timestamp};
 
 use crate::checks::Wreck;
 use crate::model::{Numbered, judge};
@@ -23,6 +23,8 @@ pub(super) struct Lineage {
     /// The iteration with which the next agent must begin.
     pub(super) next: u64,
     pub(super) resumed_from: Vec<u64>,
+    /// When each checkpoint that was found was committed.
+    pub(super) moments: Vec<Timestamp>,
 }
 
 impl Lineage {
@@ -35,6 +37,7 @@ impl Lineage {
             found: 0,
             next: 1,
             resumed_from: Vec::new(),
+            moments: Vec::new(),
         }
     }
 
@@ -65,20 +68,22 @@ impl Lineage {
         for problem in wreck.problems()? {
             outcome.violate(format!("{when}: {problem}"));
         }
-        let all = wreck.all(&self.task)?;
-        let found: Vec<Numbered> = all
-            .iter()
-            .map(|checkpoint| {
-                let digest = checkpoint
-                    .snapshot
-                    .as_ref()
-                    .map(|state| state.digest().to_string());
-                (
-                    checkpoint.summary.sequence.get(),
-                    digest.unwrap_or_default(),
-                )
-            })
-            .collect();
+        let mut boundaries = Vec::new();
+        let mut found: Vec<Numbered> = Vec::new();
+        self.moments.clear();
+        for checkpoint in wreck.all(&self.task)? {
+            let summary = &checkpoint.summary;
+            if summary.checkpoint_type == CheckpointType::ErrorBoundary {
+                boundaries.push(summary.sequence.get());
+                continue;
+            }
+            let digest = checkpoint.snapshot.as_ref().map(|state| state.digest());
+            let digest = digest.map(|digest| digest.to_string()).unwrap_or_default();
+            // Of an agent's own: lost leases leave marks in between.
+            let number = summary.sequence.get() - boundaries.len() as u64;
+            self.moments.push(summary.created_at);
+            found.push((number, digest));
+        }
         self.found = found.len();
         for broken in judge(&self.known, &found, beyond) {
             outcome.violate(format!("{when}: {broken}"));
@@ -94,6 +99,8 @@ impl Lineage {
         match wreck.checkpoints.resume(&self.task)? {
             Resume::From(resumed) => {
                 let number = resumed.checkpoint.summary.sequence.get();
+                let before = boundaries.iter().filter(|boundary| **boundary < number);
+                let number = number - before.count() as u64;
                 self.resumed_from.push(number);
                 self.next = number + 1;
                 outcome.check(number == newest && resumed.label == Label::Verified, || {

@@ -22,6 +22,7 @@ mod sweep_race;
 mod tidied;
 mod told;
 mod tool_replay;
+mod traces;
 mod zombie_worker;
 
 use std::fmt::{Debug, Display};

@@ -16,6 +16,11 @@ pub(super) const EXTRA_KILLS_MAX: u64 = 2;
 /// killer by so many is not yet done.
 const RESERVE: u64 = 2;
 
+/// Words between the effect of a tool and the commit of its outcome.
+const IN_DOUBT: [&str; 2] = ["prepare", "commit"];
+/// A kill after these comes at once, before the commit is made.
+const DOUBT_PERMILLE_MAX: u64 = 20;
+
 /// When a kill shall come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Aim {
@@ -28,19 +33,30 @@ pub(super) struct Aim {
     pub(super) offset_permille: u64,
 }
 
-/// Chooses the kills: one in each third of the work, and up to `extra_max` more.
+/// Chooses the kills: one in each third of the work, and up to `extra_max` more. One of
+/// the three leaves a tool in doubt, one comes around its start, one around the question
+/// to the model.
 pub(super) fn plan(rng: &mut Prng, iterations: u64, extra_max: u64) -> Vec<Aim> {
+    let mut stages: [&[&'static str]; 3] = [&["begin", "ask"], &["call", "ack"], &IN_DOUBT];
+    stages.rotate_left(usize::try_from(rng.between(0, 2)).unwrap_or(0));
+    if rng.percent(50) {
+        stages.reverse();
+    }
     let mut aim = |first: u64, last: u64, words: &[&'static str]| Aim {
         word: rng.pick(words).copied().unwrap_or("begin"),
         iteration: rng.between(first, last),
         offset_permille: rng.between(0, 999),
     };
-    let words = ["begin", "prepare", "commit", "ack"];
     let work = iterations - RESERVE;
-    let mut plan: Vec<Aim> = (0..KILLS_MIN)
-        .map(|third| {
+    let mut plan: Vec<Aim> = (0..)
+        .zip(stages)
+        .map(|(third, words)| {
             let border = |third| work * third / KILLS_MIN;
-            aim(border(third) + 1, border(third + 1), &words)
+            let mut aim = aim(border(third) + 1, border(third + 1), words);
+            if words == IN_DOUBT {
+                aim.offset_permille %= DOUBT_PERMILLE_MAX;
+            }
+            aim
         })
         .collect();
     let around_last_commit = aim(iterations, iterations, &["prepare", "commit"]);
@@ -72,6 +88,15 @@ mod tests {
             sizes[plan.len()] += 1;
             let work: Vec<&Aim> = plan.iter().filter(|aim| aim.word != "open").collect();
             assert!(work.len() >= 3 && plan[0].word != "open");
+            let words = work.iter().take(3).map(|aim| aim.word);
+            let stages: std::collections::BTreeSet<_> = words
+                .map(|word| match word {
+                    "begin" | "ask" => 0,
+                    "call" | "ack" => 1,
+                    _ => 2,
+                })
+                .collect();
+            assert_eq!(stages.len(), 3);
             let room = iterations - RESERVE;
             for (third, aim) in work.iter().take(3).enumerate() {
                 let third = third as u64;

@@ -1,32 +1,40 @@
-//! An agent with an exact answer: it counts the words of a folder of files.
+//! An agent with an exact answer: it counts the words of a folder of files, and talks
+//! with a model about them.
 //!
-//! Each iteration adds some files to the statistics, writes what is known so far
-//! as an artifact, and appends a checkpoint with the whole state and that
-//! artifact as evidence. The last commit holds the last checkpoint, the answer
-//! and the success of the task together. Started again, it finds out by itself
-//! where to go on.
+//! It works on one item of work, under a lease: in each iteration it adds some files to
+//! the statistics, writes what is known so far as an artifact, asks the model, through
+//! the cache, and runs the tool that the model asks for, through the ledger. The tool's
+//! outcome and a checkpoint with the whole state and that artifact as evidence are one
+//! commit; the last one holds the answer, the success of the task and the end of the item
+//! as well. Started again, it finds out by itself where to go on, and goes through its
+//! last words once more: they are replayed.
 //!
 //! Where the files of an iteration are read, and nowhere else, a line is added to
 //! a log: how much was worked is counted there, whatever the agent says.
 
-use std::error::Error;
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod life;
 
-use agentos_checkpoints::{
-    CheckpointConfig, CheckpointManager, Evidence, NewCheckpoint, Pack, ReadState, Resume,
-};
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
 use agentos_core::{
-    AuditLine, CheckpointType, Commit, Digest, NewTask, SetTaskStatus, Snapshot, Storage, TaskId,
-    TaskStatus,
+    NewTask, NewWorkItem, RetryRule, SetTaskStatus, TaskId, TaskStatus, WorkItemStatus, Worker,
+    WorkerId,
 };
-use agentos_store::sqlite::{Config, SqliteStore};
+use agentos_recovery::{RecoverySweep, SweepConfig};
+use agentos_store::sqlite::Config;
+use agentos_worker_pool::{Finish, HandlerError, WorkQueue, WorkerPool};
 use serde::{Deserialize, Serialize};
 
-use super::say;
-use super::tally::{Tally, share};
+use self::life::Life;
+use super::talk::Talk;
+use super::tally::{Answer, Tally};
+use super::{BUSY_TIMEOUT, say};
+use crate::broken_store;
 use crate::canary::Canary;
 
 /// The event under which the answer stands in the audit.
@@ -34,6 +42,19 @@ pub(crate) const ANSWER_EVENT: &str = "answer";
 /// The log of the work, in the counter's folder: a line with the iteration's
 /// number whenever the files of an iteration are read.
 pub(crate) const WORKED_LOG: &str = "worked.log";
+
+/// The step of an iteration in the ledger; its number follows.
+pub(crate) const STEP: &str = "iteration ";
+/// The type of its work item.
+pub(crate) const COUNT: &str = "count";
+/// More attempts than any story has lives.
+const ATTEMPTS: u32 = 20;
+/// Of its item. It is renewed meanwhile.
+const LEASE: Duration = Duration::from_millis(400);
+/// After a further loss: the scenario has no time to lose.
+const PAUSE: Duration = Duration::from_millis(1);
+
+type Fallible<T> = Result<T, Box<dyn Error>>;
 
 /// The role of a counter.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -48,16 +69,56 @@ pub(crate) struct Counter {
     pub(crate) task: String,
     /// In how many iterations the work is done.
     pub(crate) iterations: u64,
+    /// The port at which the model listens.
+    pub(crate) model: u16,
+    /// How this start is called by the model.
+    pub(crate) caller: String,
+    /// The name of the worker. One that had the name before is known to be dead; of
+    /// others it is waited until their leases have run out.
+    pub(crate) worker: String,
     /// How it is broken.
     pub(crate) canary: Option<Canary>,
 }
 
+/// The state of a counter.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Mind {
+    /// What it has counted.
+    pub(crate) tally: Tally,
+    /// What was said.
+    pub(crate) talk: Talk,
+}
+
+/// The exact result.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    /// About the files.
+    pub(crate) counted: Answer,
+    /// Digest of all that was said, in hexadecimal.
+    pub(crate) said: String,
+}
+
+impl Mind {
+    fn start() -> Mind {
+        Mind {
+            tally: Tally::start(),
+            talk: Talk::start(),
+        }
+    }
+
+    fn report(&self) -> Report {
+        Report {
+            counted: self.tally.answer(),
+            said: self.talk.digest.clone(),
+        }
+    }
+}
+
 impl Counter {
-    pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
+    pub(crate) fn run(&self) -> Fallible<()> {
         say("open")?;
-        let store = Arc::new(SqliteStore::open(Config::at(&self.db))?);
-        let config = CheckpointConfig::new(&self.work);
-        let checkpoints = CheckpointManager::new(Arc::clone(&store) as Arc<dyn Storage>, config)?;
+        let config = Config::at(&self.db).busy_timeout(BUSY_TIMEOUT);
+        let store = broken_store::open(config, self.canary)?;
         let task = TaskId::new(&self.task)?;
         let status = store
             .create_task(NewTask::new(task.clone(), "counts words"))?
@@ -65,136 +126,44 @@ impl Counter {
         if status == TaskStatus::Created {
             store.commit(SetTaskStatus::new(task.clone(), TaskStatus::Running).into())?;
         }
-        let names = names(&self.input)?;
-        let mut tally = match checkpoints.resume(&task)? {
-            Resume::From(resumed) if self.canary != Some(Canary::ForgetResume) => {
-                let mut tally = resumed.checkpoint.state::<Tally>()?;
-                if self.canary == Some(Canary::DoubleCount) {
-                    self.work_on(&names, tally.iteration, &mut tally)?;
-                }
-                if self.canary == Some(Canary::RedoOnResume) {
-                    tally = self.redo(&names, tally.iteration)?;
-                }
-                tally
-            }
-            _ => Tally::start(),
+        let item = NewWorkItem::new(COUNT)
+            .task(task.clone())
+            .unique_key(COUNT)
+            .max_attempts(ATTEMPTS);
+        let item = WorkQueue::new(Arc::clone(&store)).enqueue(item)?.id;
+        let worker = Worker::start(WorkerId::new(&self.worker)?);
+        let life = Life::new(self, Arc::clone(&store), task, worker.clone())?;
+        let ended = store.work_item(item)?.map(|item| item.summary.status);
+        if ended == Some(WorkItemStatus::Succeeded) {
+            return life.again();
+        }
+        let after_loss = RetryRule {
+            first: PAUSE,
+            factor: 1,
+            most: PAUSE,
         };
-        if self.canary == Some(Canary::AnswerAgain) && status == TaskStatus::Succeeded {
-            store.commit(answer_line(&task, &tally)?.into())?;
-        }
-        say(&format!("start {}", tally.iteration + 1))?;
-        while tally.iteration < self.iterations {
-            let iteration = tally.iteration + 1;
-            if self.canary == Some(Canary::WorkTwice) {
-                self.work_on(&names, iteration, &mut tally.clone())?;
-            }
-            say(&format!("begin {iteration}"))?;
-            self.work_on(&names, iteration, &mut tally)?;
-            tally.iteration = iteration;
-            let artifact = artifact_of(iteration);
-            self.write(&artifact, &serde_json::to_vec(&tally.answer())?)?;
-            say(&format!("prepare {iteration}"))?;
-            let (commits, digest) = self.commits_of(&checkpoints, &task, &tally, &artifact)?;
-            say(&format!("commit {iteration}"))?;
-            if self.canary != Some(Canary::AckWithoutWrite) || !iteration.is_multiple_of(3) {
-                for commit in commits {
-                    store.commit(commit)?;
-                }
-            }
-            say(&format!("ack {iteration} {digest}"))?;
-        }
-        say(&format!("done {}", serde_json::to_string(&tally.answer())?))?;
+        let sweep = SweepConfig {
+            after_loss,
+            ..SweepConfig::default()
+        };
+        RecoverySweep::new(Arc::clone(&store), sweep).give_up_earlier_starts(&worker)?;
+        let (tell, told) = mpsc::channel();
+        let pool = WorkerPool::builder(store, worker)
+            .threads(1)
+            .lease(LEASE)
+            .after_loss(after_loss)
+            .handler(COUNT, move |job| {
+                let lived = life.live(job).map_err(|error| error.to_string());
+                let answer = lived.clone().map(|()| Finish::Committed);
+                // Nobody listens any more only when all is over.
+                let _ = tell.send(lived);
+                answer.map_err(HandlerError::new)
+            })
+            .start()?;
+        told.recv()??;
+        pool.shutdown();
         Ok(())
     }
-
-    /// Adds the files of one iteration.
-    fn work_on(
-        &self,
-        names: &[String],
-        iteration: u64,
-        tally: &mut Tally,
-    ) -> Result<(), Box<dyn Error>> {
-        let log = self.work.join(WORKED_LOG);
-        let mut log = OpenOptions::new().create(true).append(true).open(log)?;
-        // One call, so that a kill leaves a line or none.
-        log.write_all(format!("{iteration}\n").as_bytes())?;
-        for name in &names[share(names.len(), iteration, self.iterations)] {
-            tally.add(name, &fs::read(self.input.join(name))?);
-        }
-        Ok(())
-    }
-
-    /// The state after some iterations, worked out from the files again.
-    fn redo(&self, names: &[String], iterations: u64) -> Result<Tally, Box<dyn Error>> {
-        let mut tally = Tally::start();
-        for iteration in 1..=iterations {
-            self.work_on(names, iteration, &mut tally)?;
-        }
-        tally.iteration = iterations;
-        Ok(tally)
-    }
-
-    /// All that an iteration has to keep, and the state's digest: one commit, unless
-    /// this agent is broken.
-    fn commits_of(
-        &self,
-        checkpoints: &CheckpointManager,
-        task: &TaskId,
-        tally: &Tally,
-        artifact: &Path,
-    ) -> Result<(Vec<Commit>, Digest), Box<dyn Error>> {
-        let last = tally.iteration == self.iterations;
-        let mut kept = tally.clone();
-        if self.canary == Some(Canary::ForgetState) && !last {
-            kept.counts.clear();
-        }
-        let mut new = NewCheckpoint::new(task.clone(), CheckpointType::IterationEnd)
-            .state(&kept)?
-            .evidence(Pack::all([Evidence::file(artifact)]));
-        if last {
-            new = new.metadata(serde_json::to_value(tally.answer())?);
-        }
-        let part = checkpoints.prepare(new)?;
-        let digest = part.snapshot.as_ref().map(Snapshot::digest);
-        let mut commit = Commit::new().part(part);
-        let mut apart = Commit::new();
-        if last && self.canary == Some(Canary::AnswerApart) {
-            apart = apart.part(answer_line(task, tally)?);
-        } else if last {
-            commit = commit.part(answer_line(task, tally)?);
-        }
-        let success_at = match self.canary {
-            Some(Canary::EarlySuccess) => self.iterations / 2,
-            _ => self.iterations,
-        };
-        if tally.iteration == success_at {
-            let success = SetTaskStatus::new(task.clone(), TaskStatus::Succeeded)
-                .reason("all files are counted");
-            if self.canary == Some(Canary::SuccessApart) {
-                apart = apart.part(success);
-            } else {
-                commit = commit.part(success);
-            }
-        }
-        let mut commits = vec![commit, apart];
-        commits.retain(|commit| !commit.parts().is_empty());
-        Ok((commits, digest.ok_or("no state")?))
-    }
-
-    /// Written under another name first, so that under its own name an artifact
-    /// is whole.
-    fn write(&self, artifact: &Path, content: &[u8]) -> Result<(), Box<dyn Error>> {
-        let path = self.work.join(artifact);
-        let part = path.with_extension("part");
-        fs::write(&part, content)?;
-        Ok(fs::rename(part, path)?)
-    }
-}
-
-/// The audit line that keeps the answer.
-fn answer_line(task: &TaskId, tally: &Tally) -> Result<AuditLine, Box<dyn Error>> {
-    let answer = serde_json::to_value(tally.answer())?;
-    Ok(AuditLine::new(task.clone(), ANSWER_EVENT).detail(answer))
 }
 
 /// The artifact of an iteration, relative to the counter's folder.
@@ -203,10 +172,10 @@ pub(crate) fn artifact_of(iteration: u64) -> PathBuf {
 }
 
 /// The files of a folder, by name, in order.
-pub(crate) fn names(folder: &Path) -> std::io::Result<Vec<String>> {
+pub(crate) fn names(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = fs::read_dir(folder)?
         .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
-        .collect::<std::io::Result<Vec<_>>>()?;
+        .collect::<io::Result<Vec<_>>>()?;
     names.sort();
     Ok(names)
 }
