@@ -211,7 +211,7 @@ impl Storage for BrokenStore {
     fn commit(&self, commit: Commit) -> Result<Receipt, StorageError> {
         let commit = match self.canary {
             Canary::NoFence | Canary::FenceByName => self.weakened_commit(&commit)?,
-            Canary::RecordAfter => self.written_after(commit)?,
+            Canary::BeginUnwritten => self.written_after(commit)?,
             _ => commit,
         };
         let late = self.is(Canary::WriteThenRefuse).then(|| commit.clone());

@@ -110,7 +110,7 @@ pub(crate) enum Canary {
     /// Replays that a call happened, and nothing of what came out.
     ReplayNothing,
     /// Writes that a key was begun together with its outcome, and not before.
-    RecordAfter,
+    BeginUnwritten,
     /// Begins a key again whose execution nobody ended, whatever was asked for.
     PendingIsAbsent,
     /// Takes what is in doubt for done.

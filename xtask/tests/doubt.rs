@@ -126,7 +126,7 @@ fn a_ledger_that_records_after_the_effect_is_caught() {
         "\\\" First\\\", and must be InDoubt",
         "the world has [",
     ];
-    is_caught("in-doubt", "record-after", &reasons);
+    is_caught("in-doubt", "begin-unwritten", &reasons);
 }
 
 #[test]

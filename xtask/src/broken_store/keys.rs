@@ -42,7 +42,7 @@ impl BrokenStore {
         }
     }
 
-    /// [`Canary::RecordAfter`]: lets it be executed, and writes nothing.
+    /// [`Canary::BeginUnwritten`]: lets it be executed, and writes nothing.
     fn begin_unwritten(&self, begin: &BeginKey) -> Result<Begun, StorageError> {
         let found = self.store.find_key(&begin.key)?;
         let view = found.as_ref().map(|entry| &entry.summary.view);
@@ -118,7 +118,7 @@ fn done(mut entry: KeyEntry) -> KeyEntry {
 impl KeyStorage for BrokenStore {
     fn begin_key(&self, begin: &BeginKey) -> Result<Begun, StorageError> {
         match self.canary {
-            Canary::RecordAfter => self.begin_unwritten(begin),
+            Canary::BeginUnwritten => self.begin_unwritten(begin),
             Canary::CheckThenAct => self.begin_on_a_look(begin),
             Canary::SkipDoubt => self.as_if_done(begin, self.store.begin_key(begin)?),
             Canary::PendingIsAbsent => self.store.begin_key(&BeginKey {
@@ -134,7 +134,7 @@ impl KeyStorage for BrokenStore {
         fences: &[KeyFence],
         lease: Duration,
     ) -> Result<Vec<Result<RenewedPermit, StalePermit>>, StorageError> {
-        if self.canary != Canary::RecordAfter {
+        if self.canary != Canary::BeginUnwritten {
             return self.store.renew_keys(fences, lease);
         }
         let deadline = self.store.boot_now().plus(lease);

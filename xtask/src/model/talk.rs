@@ -152,7 +152,7 @@ pub(crate) fn judge_ledger(kept: &[Kept], checkpoints: &[Timestamp], killed: boo
     parts.sort_unstable();
     let done = checkpoints.len() as u64;
     let whole = parts.iter().copied().eq(1..=done);
-    if !whole && !(killed && parts.iter().copied().eq(1..=done + 1)) {
+    if !(whole || killed && parts.iter().copied().eq(1..=done + 1)) {
         broken.push(format!(
             "the ledger knows the calls {parts:?} at checkpoint {done}"
         ));

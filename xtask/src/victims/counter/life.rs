@@ -13,7 +13,7 @@ use agentos_core::{
     TaskStatus, Worker,
 };
 use agentos_idempotency::{
-    Answer, CacheConfig, CallOptions, DoubtfulCall, GateConfig, IdempotencyStore, LedgerConfig,
+    CacheConfig, CallOptions, DoubtfulCall, GateConfig, IdempotencyStore, LedgerConfig, LlmAnswer,
     LlmOutputCache, LlmRequest, OnDoubt, Prepared, Scope, Step, ToolCall, ToolFailure, ToolLedger,
     ToolOutput,
 };
@@ -182,7 +182,7 @@ impl Life {
             let options = CallOptions::new().under(job.lease());
             let cached = self
                 .cache
-                .call(&request, &options, || ask().map(Answer::new))?;
+                .call(&request, &options, || ask().map(LlmAnswer::new))?;
             cached.body
         };
         let answer: Value = serde_json::from_str(&answer)?;
