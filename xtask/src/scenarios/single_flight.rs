@@ -4,9 +4,10 @@
 //! Method: 10 processes of 5 threads ask the same 20 requests through the cache, each in
 //! an order of its own. A process is killed when so many payments were begun as the seed
 //! says: most often the one that began the last of them, from before its request went out
-//! until after its answer was recorded. It is started again at once, or when its permits
-//! have run out and others have taken over. The model server outlives all, and says who
-//! asked it for what. What the processes tell of keys is held against the rules of **once**.
+//! until after its answer was recorded. It is started again at once, or, one of them, when
+//! its permits have run out and others have taken over. The model server outlives all, and
+//! says who asked it for what. What the processes tell of keys is held against the rules of
+//! **once**.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -37,12 +38,13 @@ const PACE: Pace = Pace {
 };
 /// Between the word that it pays and its end: from before the call to after its record.
 const OFFSET_MAX: Duration = Duration::from_millis(50);
-/// Long enough for a busy machine to renew it in time.
-const PERMIT_MS: u64 = 1500;
-/// Of 100 who are killed so many are started again at once; then they take over what
-/// they held before.
-const AT_ONCE: u64 = 50;
-/// How much later than its permits the others are started again.
+/// Much longer than a commit takes on a busy disk: one that took longer would end a
+/// permit before it is known to have been given.
+const PERMIT_MS: u64 = 4000;
+/// Of those who are killed one stays dead until its permits have run out. The others are
+/// started again at once, and take over what they held before.
+const LATE_KILLS: u64 = 1;
+/// How much later than its permits that one is started again.
 const LATE: Duration = Duration::from_millis(200);
 /// Of 100 kills so many hit the one who was last to pay.
 const LAST_PAYER: u64 = 80;
@@ -251,7 +253,6 @@ impl Story {
             any
         };
         let offset = run.rng.duration_between(Duration::ZERO, OFFSET_MAX);
-        let at_once = run.rng.percent(AT_ONCE);
         let Some(place) = chosen else {
             return Ok(());
         };
@@ -266,10 +267,10 @@ impl Story {
             self.flights.ended.insert(life);
             return Ok(());
         }
-        let pause = if at_once {
-            Duration::ZERO
-        } else {
+        let pause = if self.kills < LATE_KILLS {
             Duration::from_millis(PERMIT_MS) + LATE
+        } else {
+            Duration::ZERO
         };
         member.dead = Some(Deadline::after(pause));
         let now = true_now_us();
