@@ -7,7 +7,7 @@ use std::fmt::Debug;
 use crate::chat::Call;
 use crate::victims::KINDS;
 
-/// Reasons of one kind that are told.
+/// So many reasons of one kind are told.
 const TOLD_MAX: usize = 5;
 
 /// Which pass is judged.
@@ -44,12 +44,15 @@ pub(crate) fn judge_pass<T: PartialEq + Debug>(
     expected: &[T],
 ) -> Vec<String> {
     let name = pass.name();
-    let mut broken = Vec::new();
+    let (mut said, mut given, mut counted) = (Vec::new(), Vec::new(), Vec::new());
     let mut times = vec![0_u64; expected.len()];
+    // In an order that no thread decides.
+    let mut told: Vec<&Told<T>> = told.iter().collect();
+    told.sort_by_key(|(number, _, _)| *number);
     for (number, recorded, found) in told {
         let place = usize::try_from(*number).unwrap_or(usize::MAX);
         let Some(expected) = expected.get(place) else {
-            broken.push(format!("the {name} pass tells of {number}"));
+            counted.push(format!("the {name} pass tells of {number}"));
             continue;
         };
         times[place] += 1;
@@ -59,44 +62,43 @@ pub(crate) fn judge_pass<T: PartialEq + Debug>(
             } else {
                 "was done"
             };
-            broken.push(format!("the {name} pass says that {number} {what}"));
+            said.push(format!("the {name} pass says that {number} {what}"));
         }
         if found != expected {
-            broken.push(format!(
+            given.push(format!(
                 "the {name} pass gives {found:?} for {number}, and it is {expected:?}"
             ));
         }
     }
     for (number, times) in times.into_iter().enumerate() {
         if times != 1 {
-            broken.push(format!("the {name} pass tells {times} times of {number}"));
+            counted.push(format!("the {name} pass tells {times} times of {number}"));
         }
     }
-    some_of(broken)
+    [some_of(said), some_of(given), some_of(counted)].concat()
 }
 
 /// Judges what a server counted: each of these requests once, by this caller, answered,
 /// and nothing else.
 pub(crate) fn judge_calls(calls: &[Call], requests: &[String], caller: &str) -> Vec<String> {
-    let mut broken = Vec::new();
+    let (mut odd, mut counted) = (Vec::new(), Vec::new());
     let mut times: BTreeMap<&str, u64> = requests.iter().map(|one| (one.as_str(), 0)).collect();
     for call in calls {
         match times.get_mut(call.request.as_str()) {
             Some(times) => *times += 1,
-            None => broken.push(format!("the server was asked for something else: {call:?}")),
+            None => odd.push(format!("the server was asked for something else: {call:?}")),
         }
         if call.caller != caller || call.answered_us.is_none() {
-            broken.push(format!(
-                "the server has a call by another, or unanswered: {call:?}"
-            ));
+            let what = "the server has a call by another, or unanswered";
+            odd.push(format!("{what}: {call:?}"));
         }
     }
     for (request, times) in times {
         if times != 1 {
-            broken.push(format!("the server was asked {times} times for {request}"));
+            counted.push(format!("the server was asked {times} times for {request}"));
         }
     }
-    some_of(broken)
+    [some_of(odd), some_of(counted)].concat()
 }
 
 /// Judges the lines that commands left in the outside world: one of each, whole.

@@ -6,7 +6,6 @@
 //! process of its own; it outlives both and says who asked it for what. What must be
 //! answered is worked out here from each request alone.
 
-use std::path::Path;
 use std::time::Duration;
 
 use agentos_chaos::{Failure, Outcome, Run, Scenario};
@@ -88,7 +87,7 @@ fn tell(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fallibl
         same(outcome, what, counted, right);
         hits += done.hits;
         misses += done.misses;
-        outcome.metric(format!("{name}_pass_ms"), rounded(done.ms));
+        outcome.metric(format!("{name}_pass_ms"), (done.ms * 10.0).round() / 10.0);
         outcome.metric("tokens_saved", done.tokens_saved);
 
         // After the second pass these are still the calls of the first.
@@ -97,7 +96,9 @@ fn tell(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fallibl
             outcome.violate(format!("after the {name} pass {broken}"));
         }
         outcome.metric("server_calls", calls.len());
-        look(&db, name, outcome)?;
+        for problem in Wreck::open(&db, run.dir())?.problems()? {
+            outcome.violate(format!("after the {name} pass: {problem}"));
+        }
     }
     let hit_rate = hits as f64 / (hits + misses) as f64;
     outcome.metric("misses", misses);
@@ -130,16 +131,4 @@ fn ask(
     let done = said.iter().find_map(|line| line.strip_prefix(DONE));
     let done = done.ok_or_else(|| Failure::new(format!("the {name} pass did not end")))?;
     Ok((told, fact(done)?))
-}
-
-/// The file is sound, and nothing is in doubt.
-fn look(db: &Path, name: &str, outcome: &mut Outcome) -> Fallible<()> {
-    for problem in Wreck::open(db, db)?.problems()? {
-        outcome.violate(format!("after the {name} pass: {problem}"));
-    }
-    Ok(())
-}
-
-fn rounded(ms: f64) -> f64 {
-    (ms * 10.0).round() / 10.0
 }
