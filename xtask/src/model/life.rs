@@ -117,8 +117,9 @@ pub(crate) fn judge_moments(
 }
 
 /// Judges the claims of one item that belongs to a task: each start's claim is a new one
-/// and has its attempt, and all but the newest are lost to the one after. The newest is
-/// open until the work is over, and then succeeded.
+/// and has its attempt, and all but the newest are lost to the one after, or were given
+/// back before they were used. The newest is open until the work is over, and then
+/// succeeded.
 pub(crate) fn judge_claims(said: &[i64], kills: u64, work: &Work, over: bool) -> Vec<String> {
     let is_lost = |one: &&Try| one.outcome.as_deref() == Some("expired");
     let lost: Vec<Claim> = work
@@ -128,11 +129,16 @@ pub(crate) fn judge_claims(said: &[i64], kills: u64, work: &Work, over: bool) ->
         .map(|one| one.claim.clone())
         .collect();
     let mut broken = judge_losses(&lost, work);
-    if lost.len() + 1 < work.tries.len() {
+    // A pool gives a lease back that had run out when it came.
+    let is_over = |one: &Try| matches!(one.outcome.as_deref(), Some("expired" | "released"));
+    let earlier = work
+        .tries
+        .split_last()
+        .map_or(&[][..], |(_, earlier)| earlier);
+    if let Some(one) = earlier.iter().find(|one| !is_over(one)) {
+        let (token, outcome) = (one.claim.token, &one.outcome);
         broken.push(format!(
-            "of {} claims {} were lost",
-            work.tries.len(),
-            lost.len()
+            "claim {token} is {outcome:?}, and there is a newer one"
         ));
     }
     let tokens: Vec<i64> = work.tries.iter().map(|one| one.claim.token).collect();
@@ -141,7 +147,9 @@ pub(crate) fn judge_claims(said: &[i64], kills: u64, work: &Work, over: bool) ->
         broken.push(format!("the tokens {said:?} were told, of {tokens:?}"));
     }
     // A kill may have come between a claim and its word.
-    let beyond = tokens.len().saturating_sub(said.len()) as u64;
+    let is_kept = |one: &&Try| one.outcome.as_deref() != Some("released");
+    let begun = work.tries.iter().filter(is_kept).count();
+    let beyond = begun.saturating_sub(said.len()) as u64;
     if kills < beyond {
         broken.push(format!("{beyond} claims were not told, at {kills} kills"));
     }
@@ -151,8 +159,8 @@ pub(crate) fn judge_claims(said: &[i64], kills: u64, work: &Work, over: bool) ->
     let sound = match newest {
         Some(Some("succeeded")) => over && status == Some("succeeded"),
         Some(None) => !over && status == Some("in_progress"),
-        // A kill may have come between loss and claim.
-        Some(Some("expired")) => !over && status == Some("pending"),
+        // A kill may have come between the end of a claim and the next one.
+        Some(Some("expired" | "released")) => !over && status == Some("pending"),
         None => !over && matches!(status, None | Some("pending")),
         _ => false,
     };
@@ -234,6 +242,70 @@ mod tests {
             assert_eq!(broken.len(), 1);
             assert!(broken[0].contains(reason), "{broken:?}");
         }
+    }
+
+    #[test]
+    fn each_claim_but_the_newest_is_lost() {
+        use crate::work::{Item, Who};
+        let claim = |token| Claim {
+            item: 1,
+            token,
+            who: Who {
+                name: "agent".into(),
+                incarnation: token.to_string(),
+            },
+        };
+        let work = |status: &str, outcomes: &[Option<&str>]| {
+            let item = Item {
+                id: 1,
+                work_type: "count".into(),
+                status: status.into(),
+                attempts: 0,
+                losses: 0,
+                token: 0,
+                holder: None,
+                deadline_us: None,
+                result: None,
+                last_error: None,
+            };
+            let tries = (1..).zip(outcomes).map(|(token, outcome)| Try {
+                claim: claim(token),
+                outcome: outcome.map(str::to_owned),
+                error: Some(format!("{} held it until then", claim(token).who)),
+            });
+            let tries: Vec<Try> = tries.collect();
+            let lost = tries
+                .iter()
+                .filter(|one| one.outcome.as_deref() == Some("expired"));
+            let lost: Vec<Claim> = lost.map(|one| one.claim.clone()).collect();
+            Work {
+                items: [(1, item)].into(),
+                tries,
+                audited: lost.clone(),
+                boundaries: lost,
+            }
+        };
+        let (expired, released, done) = (Some("expired"), Some("released"), Some("succeeded"));
+        for (said, kills, status, outcomes, over, wrong) in [
+            (&[1, 2][..], 1, "succeeded", &[expired, done][..], true, 0),
+            (&[1, 2], 2, "in_progress", &[expired, None], false, 0),
+            (&[2], 0, "succeeded", &[released, done], true, 0),
+            (&[1], 2, "pending", &[expired, expired], false, 0),
+            (&[], 1, "pending", &[], false, 0),
+            (&[1], 0, "in_progress", &[expired, None], false, 1),
+            (&[1, 1], 1, "in_progress", &[expired, None], false, 1),
+            (&[1, 3], 1, "in_progress", &[expired, None], false, 1),
+            (&[1, 2], 1, "in_progress", &[None, None], false, 1),
+            (&[1, 2], 1, "in_progress", &[expired, None], true, 1),
+            (&[1, 2], 1, "succeeded", &[expired, done], false, 1),
+            (&[1], 1, "failed", &[expired], false, 1),
+        ] {
+            let broken = judge_claims(said, kills, &work(status, outcomes), over);
+            assert_eq!(broken.len(), wrong, "{said:?} {outcomes:?}: {broken:?}");
+        }
+        let mut unmarked = work("succeeded", &[expired, done]);
+        unmarked.boundaries.clear();
+        assert_eq!(judge_claims(&[1, 2], 1, &unmarked, true).len(), 1);
     }
 
     #[test]

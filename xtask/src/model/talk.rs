@@ -151,8 +151,8 @@ pub(crate) fn judge_ledger(kept: &[Kept], checkpoints: &[Timestamp], killed: boo
     let mut parts: Vec<u64> = kept.iter().map(|call| call.part).collect();
     parts.sort_unstable();
     let done = checkpoints.len() as u64;
-    let whole = parts.iter().copied().eq(1..=done);
-    if !(whole || killed && parts.iter().copied().eq(1..=done + 1)) {
+    let are = |last| parts.iter().copied().eq(1..=last);
+    if !are(done) && (!killed || !are(done + 1)) {
         broken.push(format!(
             "the ledger knows the calls {parts:?} at checkpoint {done}"
         ));
