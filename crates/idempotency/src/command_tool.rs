@@ -58,6 +58,7 @@ pub struct CommandCall {
     stdin: Option<Vec<u8>>,
     timeout: Duration,
     output_bytes: usize,
+    takes_cut_output: bool,
     cut_off: CutOff,
     policy: ToolCall,
 }
@@ -106,6 +107,7 @@ impl CommandCall {
             stdin: None,
             timeout: COMMAND_TIMEOUT_DEFAULT,
             output_bytes: COMMAND_OUTPUT_BYTES_DEFAULT,
+            takes_cut_output: false,
             cut_off: CutOff::default(),
             policy: ToolCall::new("", Value::Null),
         }
@@ -155,10 +157,17 @@ impl CommandCall {
     }
 
     /// How many bytes of each of its two streams are kept: 4 MiB unless changed. What is
-    /// beyond is dropped, and the outcome says so.
+    /// beyond is dropped, and the answer is [`CommandError::OutputTooLarge`].
     #[must_use]
     pub fn output_bytes(mut self, bytes: usize) -> CommandCall {
         self.output_bytes = bytes;
+        self
+    }
+
+    /// Output that is cut is an answer like any other, which says that it is cut.
+    #[must_use]
+    pub fn take_cut_output(mut self) -> CommandCall {
+        self.takes_cut_output = true;
         self
     }
 
@@ -321,7 +330,8 @@ impl CommandAnswer {
     ///
     /// # Errors
     ///
-    /// [`CommandError::GivenUp`] and [`CommandError::Malformed`].
+    /// [`CommandError::GivenUp`], [`CommandError::Malformed`], and
+    /// [`CommandError::OutputTooLarge`] unless the command takes cut output.
     pub fn read(command: &CommandCall, answer: &ToolAnswer) -> Result<CommandAnswer, CommandError> {
         let output = match &answer.outcome {
             ToolOutcome::Done(output) | ToolOutcome::Failed { output, .. } => output,
@@ -330,12 +340,18 @@ impl CommandAnswer {
                 return Err(CommandError::GivenUp { reason });
             }
         };
-        Ok(CommandAnswer {
-            outcome: CommandOutcome::decode(output.as_bytes())?,
+        let outcome = CommandOutcome::decode(output.as_bytes())?;
+        let is_cut = outcome.stdout_cut || outcome.stderr_cut;
+        let answer = CommandAnswer {
+            outcome,
             replayed: answer.replayed,
             executed: command.executed(),
             executions: answer.executions,
-        })
+        };
+        if is_cut && !command.takes_cut_output {
+            return Err(CommandError::OutputTooLarge(Box::new(answer)));
+        }
+        Ok(answer)
     }
 }
 
@@ -357,6 +373,10 @@ pub enum CommandError {
     /// [`CommandOutcome::encode`].
     #[error("what is recorded is no outcome of a command")]
     Malformed(#[from] MalformedOutcome),
+    /// It ran, and printed more than [`CommandCall::output_bytes`]. What is kept of that
+    /// is here and recorded; the call is not run again, and says this each time.
+    #[error("the command printed more than is kept")]
+    OutputTooLarge(Box<CommandAnswer>),
 }
 
 impl Step {

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use agentos_core::limits::{PAGE_ROWS_MAX, USED_AT_RESOLUTION};
 use agentos_core::{
-    Cursor, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStatus, KeySummary, Page,
-    PartOutcome, RemoveKeys, Resolution, ResolveKey, TaskId,
+    Commit, Cursor, Fence, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStatus, KeySummary,
+    Page, PartOutcome, RemoveKeys, Resolution, ResolveKey, TaskId,
 };
 
 use crate::error::IdempotencyError;
@@ -59,6 +59,18 @@ impl IdempotencyStore {
         resolution: Resolution,
         reason: impl Into<String>,
     ) -> Result<(), IdempotencyError> {
+        self.resolve_under(None, key, resolution, reason)
+    }
+
+    /// As [`IdempotencyStore::resolve`], under the lease of a work item: who has lost it
+    /// ends no doubt.
+    pub(crate) fn resolve_under(
+        &self,
+        lease: Option<Fence>,
+        key: &KeySummary,
+        resolution: Resolution,
+        reason: impl Into<String>,
+    ) -> Result<(), IdempotencyError> {
         let config = &self.gate.config;
         let resolve = ResolveKey {
             key: key.key.clone(),
@@ -70,7 +82,8 @@ impl IdempotencyStore {
             reason: reason.into(),
             sole_start: config.sole_start.then(|| config.owner.clone()),
         };
-        self.gate.storage.commit(resolve.into())?;
+        let commit = lease.map_or_else(Commit::new, Commit::under);
+        self.gate.storage.commit(commit.part(resolve))?;
         self.gate.rooms.ended(&key.key);
         Ok(())
     }

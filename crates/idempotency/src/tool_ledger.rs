@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use agentos_core::limits::KEPT_REQUEST_BYTES_MAX;
 use agentos_core::{
-    Cursor, Deadline, Execution, FencingToken, IdempotencyKey, KeyEntry, KeyStatus, KeySummary,
-    OnLost, OnRecorded, Page, Resolution, StorageError, TaskId,
+    Cursor, Deadline, Execution, IdempotencyKey, KeyEntry, KeyStatus, KeySummary, OnLost,
+    OnRecorded, Page, Resolution, StorageError, TaskId,
 };
 pub use call::ToolCall;
 pub use config::{LedgerConfig, Redact};
@@ -166,7 +166,7 @@ impl ToolLedger {
         let mut doubt = String::from("others keep on changing it");
         for _ in 0..LOOKS_PER_CALL_MAX {
             request.on_recorded = match failure {
-                Some(_) => OnRecorded::RunFailedAgain,
+                Some(seen) => OnRecorded::RunFailureAgain(seen),
                 None => OnRecorded::Replay,
             };
             let mut begin = self.ask(&request, Duration::ZERO)?;
@@ -177,20 +177,15 @@ impl ToolLedger {
                 begin = self.ask(&request, deadline.remaining())?;
             }
             match begin {
-                Begin::Execute(permit) => match failure {
-                    Some(known) if !follows(&permit, known) => {
-                        // Another failure was recorded since, which may be one that is
-                        // never to be run again, and is gone now.
-                        self.leave_in_doubt(permit);
-                        failure = None;
-                    }
-                    _ => return Ok(Started::Run(Box::new(self.run(permit)))),
-                },
+                Begin::Execute(permit) => return Ok(Started::Run(Box::new(self.run(permit)))),
                 Begin::Replay(entry) => {
                     let record = read(&entry)?;
                     let is_failure = is_ordinary_failure(&record);
-                    if is_failure && !has_waited && on_failure == OnFailure::RunAgain {
-                        failure = Some(entry.summary.token);
+                    let seen = entry.summary.token;
+                    // What others recorded since it looked is as new as what it would run.
+                    let is_first = failure.is_none() && !has_waited;
+                    if is_failure && is_first && on_failure == OnFailure::RunAgain {
+                        failure = Some(seen);
                         continue;
                     }
                     return self.replay(*entry, record).map(Started::Replay);
@@ -425,13 +420,6 @@ impl ToolLedger {
             }),
         }
     }
-}
-
-/// Whether an execution is the one right after the failure that is known.
-fn follows(permit: &HeldPermit, known: FencingToken) -> bool {
-    let permit = permit.permit();
-    permit.execution != Execution::AfterFailure
-        || permit.fence.token.get().checked_sub(1) == Some(known.get())
 }
 
 /// Whether it is a failure that policy may run again: one that was given up never is.

@@ -45,6 +45,7 @@ pub(crate) fn a_first_execution_is_pending_under_a_permit(
         key: key("k"),
         view: KeyView {
             status: KeyStatus::Pending,
+            token: permit.fence.token,
             request: request(),
             expired: false,
             permit: Some(holder),
@@ -117,6 +118,7 @@ pub(crate) fn what_is_recorded_is_replayed_as_it_was(store: &dyn Storage, clock:
     assert_eq!(entry.summary.updated_at, recorded);
     let view = KeyView {
         status: KeyStatus::Succeeded,
+        token: permit.fence.token,
         request: request(),
         expired: false,
         permit: None,

@@ -150,12 +150,25 @@ fn exit_code_signal_and_timeout_are_told_apart_and_kept() {
 }
 
 #[test]
-fn output_beyond_the_bound_of_the_command_is_cut_and_says_so() {
+fn output_beyond_the_bound_of_the_command_is_an_error_and_runs_once() {
     let ground = Ground::new();
-    let command = CommandCall::sh("printf 123456; printf 12345 >&2").output_bytes(5);
-    for _ in 0..2 {
+    let directory = tempfile::tempdir().unwrap();
+    let command = CommandCall::sh("echo >> ran; printf 123456; printf 12345 >&2")
+        .cwd(directory.path())
+        .output_bytes(5);
+    for taken in [false, false, true] {
         let step = ground.ledger().step(&task_id("task"), "step");
-        let outcome = step.command(&command, None).unwrap().outcome;
+        let answer = if taken {
+            step.command(&command.clone().take_cut_output(), None)
+        } else {
+            step.command(&command, None)
+        };
+        let outcome = match answer {
+            Ok(answer) if taken => answer.outcome,
+            Err(CommandError::OutputTooLarge(answer)) if !taken => answer.outcome,
+            answer => panic!("{answer:?}"),
+        };
+        assert_eq!(fs::read(directory.path().join("ran")).unwrap(), b"\n");
         assert_eq!(
             (&outcome.stdout[..], outcome.stdout_cut),
             (&b"12345"[..], true)

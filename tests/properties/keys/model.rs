@@ -453,8 +453,8 @@ impl Model {
         let deadline = match under {
             None => self.after(*lease),
             Some(at) => match self.leases[*at] {
-                Some(deadline) => deadline,
-                None => return Answer::StaleLease,
+                Some(deadline) if deadline.0 == self.boot.0 && self.boot.1 < deadline.1 => deadline,
+                _ => return Answer::StaleLease,
             },
         };
         let why = match self.rows.get(key) {

@@ -64,6 +64,9 @@ pub enum OnRecorded {
     /// Replay a success; execute again after a failure.
     #[default]
     RunFailedAgain,
+    /// Execute again after the failure that this execution left; replay everything else.
+    /// For one who has looked at that failure: another one may be there by now.
+    RunFailureAgain(FencingToken),
     /// Execute again, whatever is recorded. What was recorded is gone with that.
     RunAgain,
 }
@@ -85,7 +88,8 @@ pub enum OnDamaged {
     /// Say so.
     #[default]
     Refuse,
-    /// Execute again: losing it is safe.
+    /// Execute again: losing it is safe. Of a damaged row nobody knows whether it is
+    /// being executed: so two may be, for once.
     RunAgain,
 }
 
@@ -108,9 +112,10 @@ pub struct BeginKey {
     pub detail: Value,
     /// Who executes it.
     pub owner: Worker,
-    /// The lease of a work item under which it is executed. Then nothing happens
-    /// unless that lease is held; the permit lasts as long as that lease, and needs
-    /// no renewal of its own; and the outcome can only be recorded under it.
+    /// The lease of a work item under which it is executed. Then nothing is begun
+    /// unless that lease is held and has not run out; the permit lasts as long as that
+    /// lease, and needs no renewal of its own; and the outcome can only be recorded
+    /// under it. What is recorded is replayed to anybody.
     pub under: Option<Fence>,
     /// How long the permit lasts unless it is renewed: 100 ms to 24 h. Without
     /// meaning under a lease.
@@ -184,8 +189,11 @@ impl BeginKey {
                 KeyDecision::Execute(Execution::Again)
             }
             (_, KeyStatus::Succeeded) => KeyDecision::Replay,
-            (_, KeyStatus::Failed) if self.on_recorded == OnRecorded::Replay => KeyDecision::Replay,
-            (_, KeyStatus::Failed) => KeyDecision::Execute(Execution::AfterFailure),
+            (_, KeyStatus::Failed) => match self.on_recorded {
+                OnRecorded::Replay => KeyDecision::Replay,
+                OnRecorded::RunFailureAgain(seen) if seen != found.token => KeyDecision::Replay,
+                _ => KeyDecision::Execute(Execution::AfterFailure),
+            },
             (Some(permit), KeyStatus::Pending) if !self.is_over(permit) => KeyDecision::InFlight,
             (_, KeyStatus::Pending) if self.on_lost == OnLost::TakeOver => {
                 KeyDecision::Execute(Execution::TakenOver)
@@ -205,6 +213,8 @@ impl BeginKey {
 pub struct KeyView {
     /// Its state.
     pub status: KeyStatus,
+    /// Token of its newest execution.
+    pub token: FencingToken,
     /// Digest of what was asked for.
     pub request: Digest,
     /// Whether its outcome has expired: then it counts as absent.

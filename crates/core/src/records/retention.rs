@@ -148,8 +148,9 @@ pub enum BoundedTable {
     /// All other idempotency keys with an outcome, those of the tool ledger among
     /// them. Pending ones are never removed: they may be in doubt.
     LedgerEntries,
-    /// Tasks that succeeded or were cancelled, once no work item speaks of
-    /// them; their checkpoints go first, the oldest first.
+    /// Tasks that succeeded or were cancelled, once no work item and no pending key
+    /// speaks of them; their checkpoints go first, the oldest first, and what is recorded
+    /// under their keys.
     FinishedTasks,
 }
 

@@ -56,7 +56,7 @@ pub trait KeyStorage {
     ///
     /// [`StorageError::Conflict`] when the key stands for another request;
     /// [`StorageError::StaleLease`] when the lease under which it is to be executed is
-    /// not held; [`StorageError::Corrupt`] when what is recorded is damaged;
+    /// not held, or has run out: it is to be renewed first; [`StorageError::Corrupt`] when what is recorded is damaged;
     /// [`StorageError::Invalid`], [`StorageError::LimitExceeded`], and those of
     /// [`Storage::commit`](crate::Storage::commit).
     fn begin_key(&self, begin: &BeginKey) -> Result<Begun, StorageError>;
@@ -64,7 +64,7 @@ pub trait KeyStorage {
     /// Renews permits in one commit, each for `lease` from now on. The answers are in
     /// the order of the fences. One that has run out and was not taken over is renewed
     /// as well. One that was begun under a lease lasts as long as that, and is left as
-    /// it is: the answer says until when.
+    /// it is: the answer says until when, and that it is over once that lease has run out.
     ///
     /// Uses the room that is kept for a full disk.
     ///
@@ -104,7 +104,8 @@ pub trait KeyStorage {
     ) -> Result<Page<KeySummary>, StorageError>;
 
     /// Keys in doubt, the oldest first, `rows` at a time: they are pending, and their
-    /// permit is over. A page may have fewer rows than were asked for, and yet not be
+    /// permit is over by its deadline. Those of the model cache are not among them:
+    /// whoever asks next takes them over. A page may have fewer rows than were asked for, and yet not be
     /// the last.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! Whoever ends a doubt first ends it for all: the others look again.
 
-use agentos_core::{Finding, PermitHolder, Resolution, StorageError};
+use agentos_core::{Finding, PermitHolder, Resolution, Stale, StorageError};
 
 use super::ToolLedger;
 use super::call::{Identity, ToolCall};
@@ -81,7 +81,7 @@ impl ToolLedger {
             }
             None => Resolution::DidNotHappen,
         };
-        if self.resolve(identity, &holder, resolution, &reason)? {
+        if self.resolve((call, identity), &holder, resolution, &reason)? {
             counter.add(1);
             self.counters().resolved.add(1);
         }
@@ -91,7 +91,7 @@ impl ToolLedger {
     /// Ends the doubt about this execution; false when somebody else did before.
     fn resolve(
         &self,
-        identity: &Identity,
+        (call, identity): (&ToolCall, &Identity),
         holder: &PermitHolder,
         resolution: Resolution,
         reason: &str,
@@ -103,10 +103,14 @@ impl ToolLedger {
         if permit.is_none_or(|permit| permit.fence != holder.fence) {
             return Ok(false);
         }
-        match self.gate().resolve(&entry.summary, resolution, reason) {
+        let lease = call.fence();
+        match self
+            .gate()
+            .resolve_under(lease, &entry.summary, resolution, reason)
+        {
             Ok(()) => Ok(true),
             Err(IdempotencyError::Storage(
-                StorageError::StaleLease(_)
+                StorageError::StaleLease(Stale::Key(_))
                 | StorageError::IllegalTransition { .. }
                 | StorageError::NotFound { .. },
             )) => Ok(false),

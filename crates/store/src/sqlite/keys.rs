@@ -212,6 +212,7 @@ impl KeyRow {
                 key: key.ok_or_else(|| damaged("its key"))?,
                 view: KeyView {
                     status,
+                    token,
                     request: Digest::from_bytes(request),
                     expired: permit.is_none() && expires_at.is_some_and(|at| at <= now.wall),
                     permit,
@@ -336,6 +337,7 @@ fn recorded(
     if blob(12, "its seal")? != Some(seal.as_bytes().as_slice()) {
         return Err(damaged("the seal of its outcome does not hold").into());
     }
+    let token = FencingToken::new(row.get(3)?).map_err(|_| damaged("its token"))?;
     let detail = match detail {
         None => Value::Null,
         Some(text) => serde_json::from_str(text).map_err(|_| damaged("its detail"))?,
@@ -346,6 +348,7 @@ fn recorded(
             key: key.clone(),
             view: KeyView {
                 status,
+                token,
                 request,
                 expired: expires.is_some_and(|(_, at)| at <= now),
                 permit: None,
@@ -357,7 +360,7 @@ fn recorded(
             operation: operation.map(str::to_owned),
             model: model.map(str::to_owned),
             detail,
-            token: FencingToken::new(row.get(3)?).map_err(|_| damaged("its token"))?,
+            token,
             created_at: moment(8, "its created_at")?.1,
             updated_at,
             used_at: moment(10, "its used_at")?.1,

@@ -96,11 +96,14 @@ impl Lasts {
     /// As long as the lease of a work item that must be held.
     fn with(connection: &Connection, fence: Fence, now: &Moment) -> Result<Lasts, StorageError> {
         let held = work::require(connection, fence)?;
+        let deadline = work::deadline(connection, fence.item)?;
+        let deadline = deadline.filter(|deadline| !now.boot.until(deadline).is_zero());
+        // A permit that is over as it is given would let two execute at once.
+        let Some(deadline) = deadline else {
+            return Err(work::stale(fence, Some(held)).into());
+        };
         let until = held.holder.map_or(now.wall, |holder| holder.until);
-        Ok(Lasts {
-            deadline: work::deadline(connection, fence.item)?.unwrap_or_else(|| now.boot.clone()),
-            until,
-        })
+        Ok(Lasts { deadline, until })
     }
 
     fn permit(self, begin: &BeginKey, fence: KeyFence, execution: Execution) -> Permit {

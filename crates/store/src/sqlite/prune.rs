@@ -405,8 +405,9 @@ fn prune_expired(
     }
 }
 
-/// Removes a task's checkpoints, all of them, the oldest first; `false` when the
-/// budget ended before they did, or with them: then the task is left to the next
+/// Removes a task's checkpoints, all of them, the oldest first, and what is recorded
+/// under its keys: a task of the same name must not be told what this one did. `false`
+/// when the budget ended before they did, or with them: then the task is left to the next
 /// batch.
 fn prune_whole_task(
     connection: &Connection,
@@ -421,6 +422,23 @@ fn prune_whole_task(
         row.delete(connection, task)?;
         budget.spend(row.bytes);
     }
+    loop {
+        let found: Option<(i64, i64)> =
+            prepare(connection, statements::RETENTION_TASK_KEYS_RECORDED)?
+                .query_row(named_params! { ":task": task.as_str() }, |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .optional()
+                .map_err(|error| of(&error, CONTEXT))?;
+        let Some((key, bytes)) = found else { break };
+        if budget.is_spent() {
+            return Ok(false);
+        }
+        prepare(connection, statements::KEYS_DELETE)?
+            .execute(named_params! { ":id": key })
+            .map_err(|error| of(&error, CONTEXT))?;
+        budget.spend(u64::try_from(bytes).unwrap_or(0));
+    }
     Ok(!budget.is_spent())
 }
 
@@ -433,7 +451,7 @@ struct OldRow {
     /// Whether it can be judged.
     is_readable: bool,
     bytes: u64,
-    /// Of a task: its id, and whether a work item speaks of it.
+    /// Of a task: its id, and whether a work item or a pending key speaks of it.
     task: Option<(TaskId, bool)>,
 }
 

@@ -88,6 +88,7 @@ statements! {
     RETENTION_TASKS_COUNT = "retention/tasks_count.sql";
     RETENTION_TASKS_DELETE = "retention/tasks_delete.sql";
     RETENTION_TASKS_OLDEST = "retention/tasks_oldest.sql";
+    RETENTION_TASK_KEYS_RECORDED = "retention/task_keys_recorded.sql";
     RETENTION_TASK_IDS = "retention/task_ids.sql";
     RETENTION_WORK_ITEMS_BEYOND = "retention/work_items_beyond.sql";
     RETENTION_WORK_ITEMS_COUNT = "retention/work_items_count.sql";

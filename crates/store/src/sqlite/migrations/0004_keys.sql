@@ -136,6 +136,12 @@ BEGIN
     SELECT RAISE(ABORT, 'the number of a key is given once');
 END;
 
+CREATE TRIGGER idempotency_keys_ids_stay BEFORE UPDATE OF key_id ON idempotency_keys
+WHEN NEW.key_id <> OLD.key_id
+BEGIN
+    SELECT RAISE(ABORT, 'the number of a key is given once');
+END;
+
 CREATE TRIGGER idempotency_keys_ids_are_kept AFTER DELETE ON idempotency_keys
 BEGIN
     UPDATE key_counter SET last_deleted = OLD.key_id

@@ -7,6 +7,6 @@ FROM idempotency_keys k INDEXED BY idx_idempotency_keys_pending
 LEFT JOIN work_items w
     ON w.work_item_id = k.lease_item AND w.status = 'in_progress'
     AND w.lease_token = k.lease_item_token
-WHERE k.status = 'pending' AND k.key_id > :after
+WHERE k.status = 'pending' AND k.key_id > :after AND k.is_cached = 0
 ORDER BY k.key_id
 LIMIT :rows
