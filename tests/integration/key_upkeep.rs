@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use agentos_core::{
     BeginKey, Begun, BoundedTable, Clock, Digest, FinishKey, IdempotencyKey, KeyFence, KeyFilter,
-    KeyStorage, ManualClock, NewOutcome, OnRecorded, Retention, RowRule, Storage, StorageError,
-    SystemClock, TouchKeys,
+    KeyStorage, ManualClock, NewOutcome, OnRecorded, Retention, RowRule, SetTaskStatus, Storage,
+    StorageError, SystemClock, TaskStatus, TaskStorage, TouchKeys,
 };
 use agentos_recovery::{Mode, run_upkeep};
 use agentos_store::sqlite::SqliteStore;
-use agentos_tests::{Open, config, sqlite_with_clock, worker};
+use agentos_tests::{Open, config, new_task, sqlite_with_clock, task_id, worker};
 use rusqlite::Connection;
 use rusqlite::types::Value;
 
@@ -300,5 +300,51 @@ fn operators_are_told_the_truth_about_keys() {
             [text("< 1 day"), Integer(2)],
             [text("> 30 days"), Integer(1)],
         ]
+    );
+}
+
+/// Goal: a task of the name of one that is gone is not told what that one did. Method:
+/// two tasks end; one has a call that is in doubt, and stays with all it has.
+#[test]
+fn what_a_task_did_goes_with_it_unless_a_call_of_it_is_in_doubt() {
+    let (store, clock) = sqlite_with_clock();
+    for name in ["done", "doubtful"] {
+        let task = task_id(name);
+        store.create_task(new_task(name)).unwrap();
+        for call in ["first", "second"] {
+            let key = IdempotencyKey::new(format!("tool-ledger:{name}:{call}")).unwrap();
+            let begin = BeginKey {
+                task: Some(task.clone()),
+                ..BeginKey::new(key, Digest::of(b"request"), worker("one", "first"))
+            };
+            let Begun::Execute(permit) = store.begin_key(&begin).unwrap() else {
+                panic!("it is there already");
+            };
+            if (name, call) != ("doubtful", "second") {
+                let outcome = NewOutcome::success("x");
+                let fence = permit.fence;
+                store.commit(FinishKey { fence, outcome }.into()).unwrap();
+            }
+        }
+        for to in [TaskStatus::Running, TaskStatus::Succeeded] {
+            store
+                .commit(SetTaskStatus::new(task.clone(), to).into())
+                .unwrap();
+        }
+    }
+    clock.advance(HOUR);
+    let retention = Retention {
+        tasks: rule(|rule| rule.max_rows = Some(0)),
+        ..Retention::keep_all()
+    };
+    for mode in [Mode::DryRun, Mode::Apply] {
+        let report = run_upkeep(&*store, &retention, mode).unwrap();
+        assert_eq!(report.rows[&BoundedTable::FinishedTasks].rows, 1);
+    }
+    assert_eq!(store.task(&task_id("done")).unwrap(), None);
+    assert!(store.task(&task_id("doubtful")).unwrap().is_some());
+    assert_eq!(
+        left(&store),
+        ["tool-ledger:doubtful:first", "tool-ledger:doubtful:second"]
     );
 }

@@ -504,3 +504,117 @@ impl fmt::Display for StalePermit {
 }
 
 impl std::error::Error for StalePermit {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{Incarnation, WorkerId};
+
+    fn worker(start: &str) -> Worker {
+        Worker {
+            id: WorkerId::new("w").unwrap(),
+            incarnation: Incarnation::new(start).unwrap(),
+        }
+    }
+
+    fn token(number: i64) -> FencingToken {
+        FencingToken::new(number).unwrap()
+    }
+
+    fn recorded(status: KeyStatus) -> KeyView {
+        KeyView {
+            status,
+            token: token(5),
+            request: Digest::of(b"request"),
+            expired: false,
+            permit: None,
+        }
+    }
+
+    fn asks(on_recorded: OnRecorded) -> BeginKey {
+        let key = IdempotencyKey::new("k").unwrap();
+        BeginKey {
+            on_recorded,
+            ..BeginKey::new(key, Digest::of(b"request"), worker("2"))
+        }
+    }
+
+    #[test]
+    fn a_recorded_outcome_is_replayed_or_made_again_as_asked() {
+        use Execution::{AfterFailure, Again};
+        use KeyDecision::{Execute, Replay};
+        for (on_recorded, after_success, after_failure) in [
+            (OnRecorded::Replay, Replay, Replay),
+            (OnRecorded::RunFailedAgain, Replay, Execute(AfterFailure)),
+            // The one that was seen, and no other: that one may be never to be run again.
+            (
+                OnRecorded::RunFailureAgain(token(5)),
+                Replay,
+                Execute(AfterFailure),
+            ),
+            (OnRecorded::RunFailureAgain(token(4)), Replay, Replay),
+            (OnRecorded::RunAgain, Execute(Again), Execute(Again)),
+        ] {
+            let decide = |status| asks(on_recorded).decide(Some(&recorded(status)));
+            assert_eq!(
+                decide(KeyStatus::Succeeded),
+                after_success,
+                "{on_recorded:?}"
+            );
+            assert_eq!(decide(KeyStatus::Failed), after_failure, "{on_recorded:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_pending_is_in_flight_or_in_doubt_by_its_permit() {
+        let pending = |left| KeyView {
+            permit: Some(PermitHolder {
+                fence: KeyFence {
+                    key: KeyId::new(1).unwrap(),
+                    token: token(5),
+                },
+                owner: worker("1"),
+                under: None,
+                since: Timestamp::MIN,
+                until: Timestamp::MIN,
+                left,
+            }),
+            ..recorded(KeyStatus::Pending)
+        };
+        let (lives, over) = (pending(Some(Duration::from_secs(1))), pending(None));
+        let ask = asks(OnRecorded::default());
+        assert_eq!(ask.decide(None), KeyDecision::Execute(Execution::First));
+        assert_eq!(ask.decide(Some(&lives)), KeyDecision::InFlight);
+        assert_eq!(ask.decide(Some(&over)), KeyDecision::InDoubt);
+        let takes_over = BeginKey {
+            on_lost: OnLost::TakeOver,
+            ..ask.clone()
+        };
+        assert_eq!(takes_over.decide(Some(&lives)), KeyDecision::InFlight);
+        let taken = KeyDecision::Execute(Execution::TakenOver);
+        assert_eq!(takes_over.decide(Some(&over)), taken);
+        // Of a worker that runs once the earlier start is gone, and the later one is not.
+        let sole = BeginKey {
+            sole_start: true,
+            ..ask.clone()
+        };
+        assert_eq!(sole.decide(Some(&lives)), KeyDecision::InDoubt);
+        let earlier = BeginKey {
+            owner: worker("0"),
+            ..sole
+        };
+        assert_eq!(earlier.decide(Some(&lives)), KeyDecision::InFlight);
+        // Another request is a conflict, unless what is there has expired.
+        let other = BeginKey {
+            request: Digest::of(b"other"),
+            ..ask
+        };
+        assert_eq!(other.decide(Some(&over)), KeyDecision::Conflict);
+        let expired = KeyView {
+            expired: true,
+            ..recorded(KeyStatus::Succeeded)
+        };
+        let after = KeyDecision::Execute(Execution::AfterExpiry);
+        assert_eq!(other.decide(Some(&expired)), after);
+    }
+}

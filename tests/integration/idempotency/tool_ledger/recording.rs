@@ -5,10 +5,10 @@ use std::fs::File;
 
 use agentos_checkpoints::{CheckpointConfig, CheckpointManager, NewCheckpoint};
 use agentos_core::{
-    CheckpointType, ClaimRequest, CompleteWork, Lease, LeaseStorage, NewWorkItem, SweepRequest,
-    WorkItemStatus,
+    CheckpointType, ClaimRequest, CompleteWork, Finding, Lease, LeaseStorage, NewWorkItem,
+    SweepRequest, WorkItemStatus,
 };
-use agentos_idempotency::{Effect, Prepared};
+use agentos_idempotency::{DoubtfulCall, Effect, OnDoubt, Prepared};
 use agentos_tests::new_task;
 use rustix::fs::{FlockOperation, flock};
 use serde_json::Value;
@@ -336,4 +336,38 @@ fn arguments_are_kept_for_operators_unless_they_are_not_to_be() {
     assert!(ledger.execute_or_replay(&login, never).unwrap().replayed);
     let none = ground.ledger_with(LedgerConfig::new().keep_arguments(false));
     assert_eq!(kept(&none, &login.occurrence(4)), None);
+}
+
+/// Goal: who has lost its lease ends no doubt. Method: the next holder of the item dies in
+/// the call; then the one who held it before comes to it, late, with a policy that would
+/// end the doubt.
+#[test]
+fn under_a_lease_that_was_lost_no_doubt_is_ended() {
+    for policy in [
+        OnDoubt::Fail,
+        OnDoubt::verify(|_: &DoubtfulCall| Finding::Happened(ToolOutcome::Done("seen".into()))),
+        OnDoubt::verify(|_: &DoubtfulCall| Finding::<ToolOutcome>::DidNotHappen),
+    ] {
+        let ground = Ground::new();
+        ground.enqueue();
+        let late = ground.claim();
+        ground.clock.advance(LONGER);
+        let next = ground.claim();
+        let tool = ToolCall::new("charge", json!(null)).on_doubt(policy);
+        let step = |lease| ground.ledger().step(&task(), "step-1").under(lease);
+        let Ok(Started::Run(running)) = step(&next).begin(&tool) else {
+            panic!("the call was not to be run");
+        };
+        std::mem::forget(running);
+        ground.clock.advance(LONGER);
+        let key = tool.clone().of_task(&task()).in_step("step-1").key();
+        let key = key.unwrap();
+        let before = ground.store.find_key(&key).unwrap();
+        let error = step(&late).execute_or_replay(&tool, never).unwrap_err();
+        assert!(
+            matches!(error.storage(), Some(StorageError::StaleLease(_))),
+            "{error:?}"
+        );
+        assert_eq!(ground.store.find_key(&key).unwrap(), before);
+    }
 }
