@@ -20,7 +20,7 @@ const MANY: u64 = 130;
 const FEW: u64 = 40;
 
 /// A backup with known content: checkpoints with evidence through the store;
-/// work items and keys, which no API makes yet, in SQL.
+/// work items and keys, in SQL, where no clock has to move.
 fn known(directory: &Path) -> std::path::PathBuf {
     let store = fresh();
     for (task, count) in [("many", MANY), ("few", FEW)] {

@@ -97,7 +97,7 @@ pub fn worn_file(path: &Path) {
     connection.close().expect("a closed database");
 }
 
-/// What no interface makes yet, with foreign keys off.
+/// What takes many steps through the interface, with foreign keys off.
 const WORK: &str = "
     PRAGMA foreign_keys = OFF;
     UPDATE checkpoints SET snapshot = zeroblob(length(snapshot))

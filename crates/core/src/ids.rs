@@ -223,6 +223,9 @@ impl fmt::Display for KeyId {
 }
 
 /// Names what is to be done once: the user's own text, or one of the system's.
+///
+/// Keys that begin as those of the model cache or the tool ledger are kept and removed by
+/// their rules: a user's own should not.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct IdempotencyKey(Arc<str>);
 

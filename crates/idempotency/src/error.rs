@@ -71,7 +71,7 @@ pub enum JsonError {
     /// An object has two members of this name: readers differ in which they take.
     #[error("the member {name:?} is there twice")]
     DuplicateMember {
-        /// The name.
+        /// The first 40 characters of the name.
         name: String,
     },
     /// The exponent of a number is beyond every use.

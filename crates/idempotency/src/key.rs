@@ -180,6 +180,9 @@ fn write_value(value: &Value, depth: usize, out: &mut Vec<u8>) -> Result<(), Jso
     Ok(())
 }
 
+/// So much of a request is shown in an error, at most.
+const CHARS_SHOWN: usize = 40;
+
 /// Writes a string as `serde_json` does. Most have nothing to escape, which is seen many
 /// bytes at a time.
 fn write_text(text: &str, out: &mut Vec<u8>) -> Result<(), JsonError> {
@@ -312,7 +315,8 @@ impl<'t> Walk<'t> {
         members.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         let twice = members.windows(2).find(|pair| pair[0].name == pair[1].name);
         if let Some([member, _]) = twice {
-            let name = member.name.to_string();
+            // It is a piece of the request: no more than a reader needs.
+            let name = member.name.chars().take(CHARS_SHOWN).collect();
             return Err(JsonError::DuplicateMember { name });
         }
         let mut ordered = Vec::with_capacity(self.out.len() - begin);
@@ -398,7 +402,7 @@ impl Decimal {
             .zip(shift)
             .and_then(|(exponent, shift)| exponent.checked_add(shift));
         let Some(exponent) = first else {
-            let number = text.chars().take(40).collect();
+            let number = text.chars().take(CHARS_SHOWN).collect();
             return Err(JsonError::Exponent { number });
         };
         Ok(Decimal {

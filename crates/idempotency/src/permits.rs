@@ -189,10 +189,10 @@ impl Permits {
         }
     }
 
-    /// Starts the thread, unless it runs.
+    /// Starts the thread, unless it runs; anew if it panicked.
     pub(crate) fn start(&self) -> Result<(), IdempotencyError> {
         let mut thread = self.thread.lock();
-        if thread.is_none() {
+        if thread.as_ref().is_none_or(JoinHandle::is_finished) {
             let shared = Arc::clone(&self.shared);
             let started = thread::Builder::new()
                 .name("agentos-permits".into())
