@@ -17,7 +17,7 @@ pub(crate) struct Asking {
 }
 
 impl Asking {
-    /// From its name; see [`Asking::fmt`].
+    /// From its name, as it is displayed.
     pub(crate) fn parse(name: &str) -> Option<Asking> {
         let (life, thread) = name.rsplit_once('/')?;
         Some(Asking {
