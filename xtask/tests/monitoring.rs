@@ -59,7 +59,7 @@ fn shell(database: &Path, sql: &str) -> Vec<String> {
 /// The databases that all scenarios leave, with the folder of each.
 fn left_behind(target: &Path) -> Vec<PathBuf> {
     let spec = CommandSpec::new(env!("CARGO_BIN_EXE_xtask"))
-        .args(["chaos", "--quick", "--keep", "--seed", "21"])
+        .args(["chaos", "--all", "--quick", "--keep", "--seed", "21"])
         .env("CARGO_TARGET_DIR", target)
         .timeout(Duration::from_secs(300))
         .max_output(16 << 20);
