@@ -50,7 +50,7 @@ pub(crate) const COUNT: &str = "count";
 /// More attempts than any story has lives.
 const ATTEMPTS: u32 = 20;
 /// Of its item. It is renewed meanwhile, and outlasts a stall of the machine.
-const LEASE: Duration = Duration::from_millis(1500);
+const LEASE: Duration = Duration::from_millis(800);
 /// After a further loss: the scenario has no time to lose.
 const PAUSE: Duration = Duration::from_millis(1);
 
