@@ -16,8 +16,8 @@ use agentos_core::limits::PAGE_ROWS_MAX;
 use agentos_core::{
     BeginKey, Begun, ClaimRequest, Commit, Digest, DoubtKey, Execution, Fence, FinishKey,
     IdempotencyKey, Incarnation, KeyEntry, KeyFence, KeyFilter, KeyStatus, KeySummary, KeyView,
-    Lease, NewOutcome, NewWorkItem, OnLost, OnRecorded, Permit, PermitHolder, Receipt, Stale,
-    StaleLease, StalePermit, Storage, StorageError, WorkItemId, Worker, WorkerId,
+    Lease, NewOutcome, NewWorkItem, OnLost, OnRecorded, Permit, PermitHolder, Receipt, RecordedKey,
+    Stale, StaleLease, StalePermit, Storage, StorageError, WorkItemId, Worker, WorkerId,
 };
 
 pub(crate) use self::begin::*;
@@ -178,7 +178,19 @@ fn stale_lease<T: std::fmt::Debug>(answer: Result<T, StorageError>) -> StaleLeas
 
 #[track_caller]
 fn entry(store: &dyn Storage, name: &str) -> Option<KeyEntry> {
-    store.find_key(&key(name)).unwrap()
+    found(store, &key(name)).unwrap()
+}
+
+/// What is there under a key. The hot look must say of it what the whole one says.
+fn found(store: &dyn Storage, key: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError> {
+    let whole = store.find_key(key)?;
+    let hot = store.find_recorded(key)?;
+    assert_eq!(
+        hot,
+        whole.clone().and_then(RecordedKey::of),
+        "two looks at one key"
+    );
+    Ok(whole)
 }
 
 /// What is there under the key `k`, which must be something.
@@ -234,7 +246,7 @@ fn everything(store: &dyn Storage) -> String {
     use std::fmt::Write as _;
     let mut all = String::new();
     for summary in all_keys(store) {
-        let entry = store.find_key(&summary.key).unwrap();
+        let entry = found(store, &summary.key).unwrap();
         writeln!(all, "{summary:?} {entry:?}").unwrap();
     }
     for task in ["a", "b"] {

@@ -11,8 +11,8 @@ use agentos_core::{
     AbandonKey, BeginKey, Begun, CancelWork, ClaimRequest, Commit, CompleteWork, Digest, DoubtKey,
     FinishKey, IdempotencyKey, KeyFence, KeyFilter, KeyId, KeyStatus, KeyStorage, Lease,
     LeaseStorage, ManualClock, NewOutcome, NewWorkItem, OnLost, OnRecorded, PermitHolder,
-    RemoveKeys, Resolution, ResolveKey, Retention, Stale, StalePermit, Storage, StorageError,
-    TouchKeys, WorkFilter, Worker,
+    RecordedKey, RemoveKeys, Resolution, ResolveKey, Retention, Stale, StalePermit, Storage,
+    StorageError, TouchKeys, WorkFilter, Worker,
 };
 use agentos_recovery::{Mode, run_upkeep};
 use agentos_tests::{Open, sqlite_with_clock, worker};
@@ -467,6 +467,8 @@ impl StateMachineTest for Real {
     fn check_invariants(real: &Real, model: &Model) {
         for number in 0..KEYS {
             let found = real.store.find_key(&key(number)).unwrap();
+            let hot = real.store.find_recorded(&key(number)).unwrap();
+            assert_eq!(hot, found.clone().and_then(RecordedKey::of));
             let Some(row) = model.rows.get(&number) else {
                 assert_eq!(found, None);
                 continue;

@@ -5,6 +5,7 @@
 //! part says what is digested, so that no digest of one kind stands for another.
 
 use std::fmt;
+use std::ops::Deref;
 
 /// A blake3 digest of 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,6 +30,11 @@ impl Digest {
         &self.0
     }
 
+    /// 64 hexadecimal digits, on the stack.
+    pub(crate) fn to_hex(self) -> impl Deref<Target = str> {
+        blake3::Hash::from_bytes(self.0).to_hex()
+    }
+
     /// Reads 64 hexadecimal digits; `None` for anything else.
     pub fn parse_hex(text: &str) -> Option<Digest> {
         blake3::Hash::from_hex(text)
@@ -39,7 +45,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+        f.write_str(&self.to_hex())
     }
 }
 
@@ -67,7 +73,7 @@ impl DigestBuilder {
     /// Starts a digest of the kind that `domain` names.
     pub fn new(domain: &'static str) -> DigestBuilder {
         let builder = DigestBuilder {
-            gathered: Vec::with_capacity(512),
+            gathered: Vec::with_capacity(1024),
             hasher: None,
         };
         builder.bytes(domain.as_bytes())

@@ -58,7 +58,8 @@ pub use records::checkpoint::{
 };
 pub use records::key::{
     BeginKey, Begun, Execution, KeyDecision, KeyEntry, KeyFence, KeyStatus, KeySummary, KeyView,
-    NewOutcome, OnDamaged, OnLost, OnRecorded, Permit, PermitHolder, SealedKey, StalePermit,
+    NewOutcome, OnDamaged, OnLost, OnRecorded, Permit, PermitHolder, RecordedKey, SealedKey,
+    StalePermit,
 };
 pub use records::retention::{BoundedTable, CheckpointRule, Retention, RowMark, RowRule};
 pub use records::row::{RowAnswer, RowQuestion, RowSource, RowValue};

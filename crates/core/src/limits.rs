@@ -327,7 +327,7 @@ pub fn check_text(
     bytes_max: usize,
 ) -> Result<(), StorageError> {
     check_size(limit_name, text.len(), bytes_max)?;
-    if text.contains('\0') {
+    if text.as_bytes().contains(&0) {
         return Err(InvalidInput::new(what, "contains NUL").into());
     }
     Ok(())

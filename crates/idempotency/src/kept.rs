@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use agentos_core::limits::{PAGE_ROWS_MAX, USED_AT_RESOLUTION};
 use agentos_core::{
-    Commit, Cursor, Fence, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStatus, KeySummary,
-    Page, PartOutcome, RemoveKeys, Resolution, ResolveKey, TaskId,
+    Commit, Cursor, Fence, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyId, KeyStatus,
+    KeySummary, Page, PartOutcome, RecordedKey, RemoveKeys, Resolution, ResolveKey, TaskId,
+    Timestamp,
 };
 
 use crate::error::IdempotencyError;
@@ -21,13 +22,23 @@ impl IdempotencyStore {
         Ok(self.gate.storage.find_key(key)?)
     }
 
+    /// What is recorded under a key, and nothing that a replay does not need: what a
+    /// hit costs. `None` when nothing is there, or it is pending.
+    ///
+    /// # Errors
+    ///
+    /// As [`IdempotencyStore::lookup`].
+    pub fn recorded(&self, key: &IdempotencyKey) -> Result<Option<RecordedKey>, IdempotencyError> {
+        Ok(self.gate.storage.find_recorded(key)?)
+    }
+
     /// Notes that an outcome was used, where the last use that is known is older than
     /// an hour ([`USED_AT_RESOLUTION`]). It is kept in memory, and written with what is
     /// written anyway, or together with others: a minute later at most, by a thread.
-    pub fn touch(&self, key: &KeySummary) {
-        let fresh_until = key.used_at.plus(USED_AT_RESOLUTION);
+    pub fn touch(&self, key: KeyId, used_at: Timestamp) {
+        let fresh_until = used_at.plus(USED_AT_RESOLUTION);
         if fresh_until <= self.gate.storage.now() {
-            self.gate.permits.note_use(key.id);
+            self.gate.permits.note_use(key);
         }
     }
 

@@ -35,7 +35,7 @@ impl CanonicalJson {
     ///
     /// [`JsonError::LimitExceeded`].
     pub fn of_value(value: &Value) -> Result<CanonicalJson, JsonError> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(512);
         write_value(value, 0, &mut out)?;
         CanonicalJson::bounded(out)
     }
@@ -105,23 +105,6 @@ pub fn cache_key(scope: Option<&TaskId>, operation: &str, request: &Digest) -> I
         .bytes(request.as_bytes())
         .finish();
     IdempotencyKey::of_cache(&digest)
-}
-
-/// The key of a tool call: its scope (a task, or shared by all), the tool, the digest
-/// of everything that the call consists of, and which one of identical calls it is.
-pub fn ledger_key(
-    scope: Option<&TaskId>,
-    tool: &str,
-    call: &Digest,
-    occurrence: u64,
-) -> IdempotencyKey {
-    let digest = DigestBuilder::new("tool ledger key")
-        .optional(scope.map(|task| task.as_str().as_bytes()))
-        .bytes(tool.as_bytes())
-        .bytes(call.as_bytes())
-        .number(occurrence)
-        .finish();
-    IdempotencyKey::of_ledger(&digest)
 }
 
 fn within(name: &'static str, value: usize, limit: usize) -> Result<(), LimitExceeded> {

@@ -53,7 +53,7 @@ pub use command_tool::{
 pub use config::GateConfig;
 pub use error::{IdempotencyError, JsonError};
 pub use gate::{Begin, HeldPermit, IdempotencyStore};
-pub use key::{CanonicalJson, cache_key, ledger_key};
+pub use key::{CanonicalJson, cache_key};
 pub use llm_cache::{
     AnswerBody, AnswerFormat, CacheConfig, CacheError, CacheStats, Cached, CallOptions, Candidate,
     EnvelopeError, Finish, Invalidation, Json, LlmAnswer, LlmOutputCache, LlmRequest, NotStored,

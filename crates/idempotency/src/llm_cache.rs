@@ -20,7 +20,7 @@ use std::sync::Arc;
 use agentos_core::limits::{KEPT_REQUEST_BYTES_MAX, check_size};
 use agentos_core::records::key::check_ttl;
 use agentos_core::{
-    Deadline, Execution, KeyEntry, KeyStatus, NewOutcome, OnDamaged, OnLost, OnRecorded,
+    Deadline, Execution, KeyStatus, NewOutcome, OnDamaged, OnLost, OnRecorded, RecordedKey,
     StorageError,
 };
 use serde_json::json;
@@ -181,7 +181,7 @@ impl LlmOutputCache {
     ) -> Result<Option<Cached<A>>, IdempotencyError> {
         let identity = request.identity()?;
         let entry = self.lookup(identity)?;
-        let found = entry.and_then(|entry| read(identity, entry, Origin::Recorded).ok());
+        let found = entry.and_then(|entry| read(identity, entry.outcome, Origin::Recorded).ok());
         Ok(found.map(|(cached, _)| cached))
     }
 
@@ -196,13 +196,13 @@ impl LlmOutputCache {
     }
 
     /// The recorded answer that counts. A damaged one is none: who begins finds it.
-    fn lookup(&self, identity: &Identity) -> Result<Option<KeyEntry>, IdempotencyError> {
-        let found = match self.gate.lookup(&identity.key) {
+    fn lookup(&self, identity: &Identity) -> Result<Option<RecordedKey>, IdempotencyError> {
+        let found = match self.gate.recorded(&identity.key) {
             Err(error) if is_damage(&error) => None,
             found => found?,
         };
         Ok(found.filter(|entry| {
-            let view = &entry.summary.view;
+            let view = &entry.view;
             view.status == KeyStatus::Succeeded && !view.expired && view.request == identity.digest
         }))
     }
@@ -217,8 +217,8 @@ impl LlmOutputCache {
         if !options.refresh
             && let Some(entry) = self.lookup(identity)?
         {
-            self.gate.touch(&entry.summary);
-            if let Ok(cached) = self.hit(identity, entry, Origin::Recorded) {
+            self.gate.touch(entry.id, entry.used_at);
+            if let Ok(cached) = self.hit(identity, entry.outcome, Origin::Recorded) {
                 return Ok(Turn::Answered(cached));
             }
         }
@@ -243,8 +243,8 @@ impl LlmOutputCache {
                 }
                 Err(error) => return Err(error.into()),
             };
-            let seen = entry.summary.clone();
-            match self.hit(identity, entry, Origin::Awaited) {
+            let seen = entry.summary;
+            match self.hit(identity, entry.outcome.unwrap_or_default(), Origin::Awaited) {
                 Ok(cached) => return Ok(Turn::Answered(cached)),
                 Err(error) => {
                     tracing::warn!(key = %identity.key, %error, "a cached answer cannot be read and is removed");
@@ -305,10 +305,10 @@ impl LlmOutputCache {
     fn hit<A: AnswerBody>(
         &self,
         identity: &Identity,
-        entry: KeyEntry,
+        outcome: Vec<u8>,
         origin: Origin,
     ) -> Result<Cached<A>, Unreadable> {
-        let (cached, bytes) = read(identity, entry, origin)?;
+        let (cached, bytes) = read(identity, outcome, origin)?;
         let waited = origin == Origin::Awaited;
         self.counters.hit(bytes, cached.usage, waited);
         Ok(cached)
@@ -345,7 +345,8 @@ impl LlmOutputCache {
     /// The answer came too late: another one may have been recorded meanwhile.
     fn superseded<A: AnswerBody>(&self, identity: &Identity, answer: LlmAnswer<A>) -> Cached<A> {
         let recorded = self.lookup(identity).ok().flatten();
-        let recorded = recorded.and_then(|entry| read(identity, entry, Origin::Superseded).ok());
+        let recorded =
+            recorded.and_then(|entry| read(identity, entry.outcome, Origin::Superseded).ok());
         match recorded {
             Some((cached, _)) => {
                 tracing::warn!(key = %identity.key, "an answer came after another one was recorded");
@@ -464,10 +465,9 @@ impl Drop for Unpaid<'_> {
 /// Reads a recorded answer; also how many bytes it has.
 fn read<A: AnswerBody>(
     identity: &Identity,
-    entry: KeyEntry,
+    outcome: Vec<u8>,
     origin: Origin,
 ) -> Result<(Cached<A>, usize), Unreadable> {
-    let outcome = entry.outcome.ok_or(Unreadable::Missing)?;
     let stored = StoredAnswer::decode(outcome)?;
     if stored.format != A::FORMAT {
         return Err(Unreadable::OtherForm);

@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use agentos_core::limits::KEPT_REQUEST_BYTES_MAX;
 use agentos_core::{
-    Cursor, Deadline, Execution, IdempotencyKey, KeyEntry, KeyStatus, KeySummary, OnLost,
-    OnRecorded, Page, Resolution, StorageError, TaskId,
+    Cursor, Deadline, Execution, IdempotencyKey, KeySummary, OnLost, OnRecorded, Page, RecordedKey,
+    Resolution, StorageError, TaskId,
 };
 pub use call::ToolCall;
 pub use config::{LedgerConfig, Redact};
@@ -179,16 +179,21 @@ impl ToolLedger {
             match begin {
                 Begin::Execute(permit) => return Ok(Started::Run(Box::new(self.run(permit)))),
                 Begin::Replay(entry) => {
-                    let record = read(&entry)?;
+                    let Some(found) = RecordedKey::of(*entry) else {
+                        continue; // what is replayed has an outcome
+                    };
+                    let record = read(&identity.key, &found)?;
                     let is_failure = is_ordinary_failure(&record);
-                    let seen = entry.summary.token;
+                    let seen = found.view.token;
                     // What others recorded since it looked is as new as what it would run.
                     let is_first = failure.is_none() && !has_waited;
                     if is_failure && is_first && on_failure == OnFailure::RunAgain {
                         failure = Some(seen);
                         continue;
                     }
-                    return self.replay(*entry, record).map(Started::Replay);
+                    return self
+                        .replay(identity.key, &found, record)
+                        .map(Started::Replay);
                 }
                 Begin::InFlight(holder) => {
                     self.counters().in_flight.add(1);
@@ -257,15 +262,15 @@ impl ToolLedger {
         let Some(entry) = found.filter(|entry| CallSummary::is_meant(&entry.summary)) else {
             return Ok(None);
         };
-        let record = match entry.outcome {
-            Some(_) => Some(read(&entry)?),
-            None => None,
-        };
+        let summary = entry.summary.clone();
         let kept = entry.kept_request.as_deref();
         Ok(Some(RecordedCall {
             arguments: kept.and_then(|bytes| serde_json::from_slice(bytes).ok()),
-            record,
-            summary: CallSummary::of(entry.summary),
+            record: match RecordedKey::of(entry) {
+                Some(found) => Some(read(key, &found)?),
+                None => None,
+            },
+            summary: CallSummary::of(summary),
         }))
     }
 
@@ -338,19 +343,18 @@ impl ToolLedger {
         identity: &Identity,
         on_failure: OnFailure,
     ) -> Result<Option<ToolAnswer>, ToolError> {
-        let Some(entry) = self.gate().lookup(&identity.key)? else {
+        let Some(found) = self.gate().recorded(&identity.key)? else {
             return Ok(None);
         };
-        let view = &entry.summary.view;
-        let is_meant = view.request == identity.request && !view.expired;
-        if view.status == KeyStatus::Pending || !is_meant {
+        if found.view.request != identity.request || found.view.expired {
             return Ok(None);
         }
-        let record = read(&entry)?;
+        let record = read(&identity.key, &found)?;
         if is_ordinary_failure(&record) && on_failure == OnFailure::RunAgain {
             return Ok(None);
         }
-        self.replay(entry, record).map(Some)
+        let key = identity.key.clone();
+        self.replay(key, &found, record).map(Some)
     }
 
     fn request(&self, call: &ToolCall, identity: &Identity) -> Request {
@@ -404,15 +408,20 @@ impl ToolLedger {
         RunningCall::new(self.clone(), permit)
     }
 
-    fn replay(&self, entry: KeyEntry, record: ToolRecord) -> Result<ToolAnswer, ToolError> {
-        self.gate().touch(&entry.summary);
+    fn replay(
+        &self,
+        key: IdempotencyKey,
+        found: &RecordedKey,
+        record: ToolRecord,
+    ) -> Result<ToolAnswer, ToolError> {
+        self.gate().touch(found.id, found.used_at);
         self.counters().replays.add(1);
         match record {
             ToolRecord::Outcome(outcome) => Ok(ToolAnswer {
                 outcome,
                 replayed: true,
-                executions: entry.summary.token.get().unsigned_abs(),
-                key: entry.summary.key,
+                executions: found.view.token.get().unsigned_abs(),
+                key,
             }),
             ToolRecord::TooLarge(large) => Err(ToolError::TooLarge {
                 large,
@@ -430,10 +439,10 @@ fn is_ordinary_failure(record: &ToolRecord) -> bool {
     }
 }
 
-fn read(entry: &KeyEntry) -> Result<ToolRecord, ToolError> {
-    let bytes = entry.outcome.as_deref().unwrap_or_default();
-    ToolRecord::decode_as(bytes, entry.summary.view.status).map_err(|cause| ToolError::Malformed {
-        key: entry.summary.key.clone(),
+fn read(key: &IdempotencyKey, found: &RecordedKey) -> Result<ToolRecord, ToolError> {
+    let status = found.view.status;
+    ToolRecord::decode_as(&found.outcome, status).map_err(|cause| ToolError::Malformed {
+        key: key.clone(),
         cause,
     })
 }

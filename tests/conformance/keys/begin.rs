@@ -124,7 +124,7 @@ pub(crate) fn what_is_recorded_is_replayed_as_it_was(store: &dyn Storage, clock:
         permit: None,
     };
     assert_eq!(entry.summary.view, view);
-    assert_eq!(store.find_key(&key("k")).unwrap(), Some(entry));
+    assert_eq!(found(store, &key("k")).unwrap(), Some(entry));
     assert_eq!(everything(store), before, "a replay writes nothing");
 }
 

@@ -182,6 +182,8 @@ fn parts_and_completion_are_one_commit() {
         .unwrap();
     let good = work.queue.enqueue(NewWorkItem::new("good")).unwrap().id;
     wait_for(&work, good, WorkItemStatus::Succeeded);
+    // A commit is seen a moment before it is counted, and another one comes after that.
+    work.store.create_task(new_task("b")).unwrap();
     let before = work.store.counters();
     let bad = work.queue.enqueue(NewWorkItem::new("bad")).unwrap().id;
     wait_for(&work, bad, WorkItemStatus::Failed);

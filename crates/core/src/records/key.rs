@@ -431,6 +431,35 @@ pub struct KeyEntry {
     pub outcome: Option<Vec<u8>>,
 }
 
+/// What is recorded under a key, as far as a replay needs it. Its seal was checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordedKey {
+    /// Its number.
+    pub id: KeyId,
+    /// State and request. Nobody executes it.
+    pub view: KeyView,
+    /// When it was last known to be used. Uses are recorded now and then.
+    pub used_at: Timestamp,
+    /// What came out.
+    pub outcome: Vec<u8>,
+}
+
+impl RecordedKey {
+    /// What is recorded of an entry; `None` while that is pending.
+    pub fn of(entry: KeyEntry) -> Option<RecordedKey> {
+        let summary = entry.summary;
+        match summary.view.status {
+            KeyStatus::Pending => None,
+            KeyStatus::Succeeded | KeyStatus::Failed => Some(RecordedKey {
+                id: summary.id,
+                view: summary.view,
+                used_at: summary.used_at,
+                outcome: entry.outcome?,
+            }),
+        }
+    }
+}
+
 /// Everything that the seal of an outcome covers.
 #[derive(Debug, Clone, Copy)]
 pub struct SealedKey<'k> {

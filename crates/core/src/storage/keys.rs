@@ -5,7 +5,9 @@ use std::time::Duration;
 use crate::error::StorageError;
 use crate::ids::{IdempotencyKey, TaskId};
 use crate::limits::{KEYS_PER_PART_MAX, check_size};
-use crate::records::key::{BeginKey, Begun, KeyEntry, KeyFence, KeySummary, StalePermit};
+use crate::records::key::{
+    BeginKey, Begun, KeyEntry, KeyFence, KeySummary, RecordedKey, StalePermit,
+};
 use crate::storage::{Cursor, Page};
 use crate::time::{BootTime, Timestamp};
 
@@ -87,6 +89,16 @@ pub trait KeyStorage {
     /// [`StorageError::Corrupt`] when the row cannot be read, or the seal of its
     /// outcome does not hold.
     fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError>;
+
+    /// What is recorded under a key, and nothing that a replay does not need: the hot
+    /// look. `None` when nothing is there, or it is pending.
+    ///
+    /// # Errors
+    ///
+    /// As [`KeyStorage::find_key`].
+    fn find_recorded(&self, key: &IdempotencyKey) -> Result<Option<RecordedKey>, StorageError> {
+        Ok(self.find_key(key)?.and_then(RecordedKey::of))
+    }
 
     /// Keys, the oldest first, `rows` at a time. Without a task in the filter it walks
     /// over all of them.

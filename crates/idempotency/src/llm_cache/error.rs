@@ -62,8 +62,6 @@ pub enum NotStored {
 /// Why a recorded answer cannot be given to whoever asks for it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unreadable {
-    #[error("there is no outcome")]
-    Missing,
     #[error(transparent)]
     Envelope(#[from] EnvelopeError),
     #[error("it is stored in another form")]

@@ -1,6 +1,6 @@
 //! A tool call as plain data, and the key that it has.
 //!
-//! The key is a digest over length-prefixed parts: scope, step, tool, canonical
+//! The key is one digest over length-prefixed parts: scope, step, tool, canonical
 //! arguments, occurrence. How long to wait, what to do in doubt and the like are no part
 //! of what is called.
 
@@ -17,7 +17,7 @@ use serde_json::Value;
 use super::error::ToolError;
 use super::policy::{Effect, OnDoubt, OnFailure, ToolAnnotations, Trust};
 use crate::error::JsonError;
-use crate::key::{CanonicalJson, ledger_key};
+use crate::key::CanonicalJson;
 
 /// Whose call it is: within it the same call is the same one.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -288,29 +288,29 @@ impl ToolCall {
     /// The key and the digest of what is called.
     pub(crate) fn identity(&self) -> Result<Identity, JsonError> {
         let arguments = self.canonical()?;
-        let request = DigestBuilder::new("tool call")
+        let task = self.task().map(|task| task.as_str().as_bytes());
+        let Some(own) = &self.own_key else {
+            let step = self.step.as_deref().filter(|_| !self.is_shared());
+            // Everything that makes it this call: its key says what is asked for.
+            let request = DigestBuilder::new("tool call")
+                .optional(task)
+                .optional(step.map(str::as_bytes))
+                .bytes(self.tool.as_bytes())
+                .bytes(arguments.as_bytes())
+                .number(self.occurrence)
+                .finish();
+            let key = IdempotencyKey::of_ledger(&request);
+            return Ok(Identity { key, request });
+        };
+        let request = DigestBuilder::new("tool call under a key of its own")
             .bytes(self.tool.as_bytes())
             .bytes(arguments.as_bytes())
             .finish();
-        let step = match self.is_shared() {
-            true => None,
-            false => self.step.as_deref(),
-        };
-        let key = match &self.own_key {
-            Some(own) => IdempotencyKey::of_ledger(
-                &DigestBuilder::new("tool ledger key of the caller's own")
-                    .optional(self.task().map(|task| task.as_str().as_bytes()))
-                    .bytes(own.as_bytes())
-                    .finish(),
-            ),
-            None => {
-                let call = DigestBuilder::new("tool call of a step")
-                    .optional(step.map(str::as_bytes))
-                    .bytes(request.as_bytes())
-                    .finish();
-                ledger_key(self.task(), &self.tool, &call, self.occurrence)
-            }
-        };
+        let key = DigestBuilder::new("tool ledger key of the caller's own")
+            .optional(task)
+            .bytes(own.as_bytes())
+            .finish();
+        let key = IdempotencyKey::of_ledger(&key);
         Ok(Identity { key, request })
     }
 

@@ -7,8 +7,8 @@ use agentos_core::storage::{check_key_renewal, check_lease};
 use agentos_core::{
     BeginKey, Begun, BootId, BootTime, Cursor, Digest, Fence, FencingToken, IdempotencyKey,
     Incarnation, KeyEntry, KeyFence, KeyFilter, KeyId, KeyStatus, KeyStorage, KeySummary, KeyView,
-    Page, PermitHolder, RenewedPermit, StalePermit, StorageError, TaskId, Timestamp, WorkItemId,
-    Worker, WorkerId,
+    Page, PermitHolder, RecordedKey, RenewedPermit, StalePermit, StorageError, TaskId, Timestamp,
+    WorkItemId, Worker, WorkerId,
 };
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row, named_params};
@@ -53,15 +53,19 @@ impl KeyStorage for SqliteStore {
     fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError> {
         let now = Moment::of(self.config.clock.as_ref());
         self.readers.read("reading a key", |connection| {
-            if let Some(entry) = recorded(connection, key, now.wall)? {
-                return Ok(Some(entry));
-            }
             let mut statement = connection.prepare_cached(statements::KEYS_FIND)?;
             let mut rows = statement.query(named_params! { ":key": key.as_str() })?;
             match rows.next()? {
                 Some(row) => Ok(Some(KeyRow::read(row, &now)?.entry(row)?)),
                 None => Ok(None),
             }
+        })
+    }
+
+    fn find_recorded(&self, key: &IdempotencyKey) -> Result<Option<RecordedKey>, StorageError> {
+        let now = self.config.clock.wall();
+        self.readers.read("reading an outcome", |connection| {
+            recorded(connection, key, now)
         })
     }
 
@@ -272,12 +276,12 @@ impl KeyRow {
 }
 
 /// What is recorded under a key, its seal checked; `None` when it is pending or not
-/// there.
+/// there. What only the seal needs is not read any further.
 fn recorded(
     connection: &Connection,
     key: &IdempotencyKey,
     now: Timestamp,
-) -> Result<Option<KeyEntry>, ReadError> {
+) -> Result<Option<RecordedKey>, ReadError> {
     let mut statement = connection.prepare_cached(statements::KEYS_RECORDED)?;
     let mut rows = statement.query([key.as_str()])?;
     let Some(row) = rows.next()? else {
@@ -293,82 +297,57 @@ fn recorded(
         },
         _ => Err(damaged(what).into()),
     };
-    let moment = |column: usize, what: &str| -> Result<(&str, Timestamp), ReadError> {
-        let text = text(column, what)?.unwrap_or_default();
-        match Timestamp::parse(text) {
-            Some(moment) => Ok((text, moment)),
-            None => Err(damaged(what).into()),
-        }
-    };
-    let status = text(1, "its status")?.and_then(KeyStatus::parse);
-    let status = status.ok_or_else(|| damaged("its status"))?;
-    let request = row.get_ref(2)?.as_blob().ok();
-    let request = request.and_then(|bytes| <[u8; Digest::BYTES]>::try_from(bytes).ok());
-    let request = Digest::from_bytes(request.ok_or_else(|| damaged("its request_digest"))?);
-    let (task, operation) = (text(4, "its task")?, text(5, "its operation")?);
-    let (model, detail) = (text(6, "its model")?, text(7, "its detail")?);
-    let (recorded_at, updated_at) = moment(9, "its updated_at")?;
-    let expires = match row.get_ref(11)? {
-        ValueRef::Null => None,
-        _ => Some(moment(11, "its expires_at")?),
+    let moment = |text: Option<&str>, what: &str| {
+        let moment = text.and_then(Timestamp::parse);
+        moment.ok_or_else(|| ReadError::from(damaged(what)))
     };
     let blob = |column: usize, what: &str| match row.get_ref(column)? {
         ValueRef::Null => Ok(None),
         ValueRef::Blob(bytes) => Ok(Some(bytes)),
         _ => Err(ReadError::from(damaged(what))),
     };
-    let kept_request = blob(13, "its request")?;
-    let outcome = blob(14, "its outcome")?;
+    let status = text(1, "its status")?.and_then(KeyStatus::parse);
+    let status = status.ok_or_else(|| damaged("its status"))?;
+    let request = blob(2, "its request_digest")?.unwrap_or_default();
+    let request = <[u8; Digest::BYTES]>::try_from(request);
+    let request = Digest::from_bytes(request.map_err(|_| damaged("its request_digest"))?);
+    let token = FencingToken::new(row.get(3)?).map_err(|_| damaged("its token"))?;
+    let used_at = moment(text(9, "its used_at")?, "its used_at")?;
+    let expires_at = text(10, "its expires_at")?;
+    let expired = match expires_at {
+        None => false,
+        Some(_) => moment(expires_at, "its expires_at")? <= now,
+    };
+    let outcome = blob(13, "its outcome")?;
     let outcome = outcome.ok_or_else(|| damaged("its outcome is not there"))?;
     let seal = SealedKey {
         key,
         request: &request,
         status,
-        task,
-        operation,
-        model,
-        kept_request,
-        detail,
-        recorded_at,
-        expires_at: expires.map(|(text, _)| text),
+        task: text(4, "its task")?,
+        operation: text(5, "its operation")?,
+        model: text(6, "its model")?,
+        kept_request: blob(12, "its request")?,
+        detail: text(7, "its detail")?,
+        recorded_at: text(8, "its updated_at")?.unwrap_or_default(),
+        expires_at,
         outcome,
     }
     .seal();
-    if blob(12, "its seal")? != Some(seal.as_bytes().as_slice()) {
+    if blob(11, "its seal")? != Some(seal.as_bytes().as_slice()) {
         return Err(damaged("the seal of its outcome does not hold").into());
     }
-    let token = FencingToken::new(row.get(3)?).map_err(|_| damaged("its token"))?;
-    let detail = match detail {
-        None => Value::Null,
-        Some(text) => serde_json::from_str(text).map_err(|_| damaged("its detail"))?,
-    };
-    Ok(Some(KeyEntry {
-        summary: KeySummary {
-            id: KeyId::new(id).map_err(|_| damaged("its number"))?,
-            key: key.clone(),
-            view: KeyView {
-                status,
-                token,
-                request,
-                expired: expires.is_some_and(|(_, at)| at <= now),
-                permit: None,
-            },
-            task: match task {
-                None => None,
-                Some(task) => Some(TaskId::new(task).map_err(|_| damaged("its task"))?),
-            },
-            operation: operation.map(str::to_owned),
-            model: model.map(str::to_owned),
-            detail,
+    Ok(Some(RecordedKey {
+        id: KeyId::new(id).map_err(|_| damaged("its number"))?,
+        view: KeyView {
+            status,
             token,
-            created_at: moment(8, "its created_at")?.1,
-            updated_at,
-            used_at: moment(10, "its used_at")?.1,
-            expires_at: expires.map(|(_, at)| at),
-            outcome_bytes: Some(outcome.len() as u64),
+            request,
+            expired,
+            permit: None,
         },
-        kept_request: kept_request.map(<[u8]>::to_vec),
-        outcome: Some(outcome.to_vec()),
+        used_at,
+        outcome: outcome.to_vec(),
     }))
 }
 

@@ -201,7 +201,7 @@ fn uses_are_noted_when_the_last_known_one_is_old_and_written_with_others() {
     };
     let touch = |name| {
         let entry = replayed(gate.begin(&request(name)).unwrap());
-        gate.touch(&entry.summary);
+        gate.touch(entry.summary.id, entry.summary.used_at);
     };
     clock.advance(USED_AT_RESOLUTION - Duration::from_micros(1));
     touch("a");
@@ -233,7 +233,7 @@ fn many_uses_are_written_together_by_a_thread() {
     let groups = work.store.counters().groups;
     for number in 0..256 {
         let entry = replayed(gate.begin(&request(&format!("key {number}"))).unwrap());
-        gate.touch(&entry.summary);
+        gate.touch(entry.summary.id, entry.summary.used_at);
     }
     wait_until("the uses are written", || {
         work.store.counters().groups == groups + 1
