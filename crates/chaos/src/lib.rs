@@ -41,10 +41,12 @@
 //! ```
 
 mod clock;
+mod crash;
 mod disk;
 mod error;
 mod evidence;
 mod interrupt;
+mod pool;
 mod prng;
 pub mod report;
 mod runner;
@@ -56,10 +58,17 @@ mod transcript;
 mod verdict;
 mod wreck;
 
+pub use agentos_core::crash_point;
+pub use crash::{
+    Aftermath, Chaos, Family, Fault, KILL_REPLAYS_MAX, PATIENCE_DEFAULT, Position, PositionError,
+    SEED_VARIABLE, SHRINK_RUNS_MAX, SIZE_VARIABLE, STRIKE_VARIABLE, STRIKES_MAX, Side, Staged,
+    Strike, StrikeError, Subject, TRIES_MAX,
+};
 pub use error::{Failure, HarnessError};
 pub use evidence::DumpError;
 pub use interrupt::Interrupt;
 pub use prng::{Prng, fresh_seed, run_seed, scenario_seed};
+pub use report::crash::ChaosReport;
 pub use report::live::Console;
 pub use report::stability::StabilityReport;
 pub use report::{Report, ScenarioReport};

@@ -231,7 +231,10 @@ impl Runner {
             verdict: outcome.verdict,
             duration_ms: millis(watch.elapsed()),
             metrics: outcome.metrics,
-            replay: (self.replay)(&scenario.name, seed),
+            replay: match &scenario.replay {
+                Some(line) => line(seed),
+                None => (self.replay)(&scenario.name, seed),
+            },
             evidence: None,
             reasons: outcome.reasons,
             kill_points: outcome.kill_points,
@@ -342,6 +345,11 @@ impl Runner {
         } else if let Err(error) = wreck.root.close() {
             ran.notes.push(format!("a run's directory stays: {error}"));
         }
+    }
+
+    /// Everything follows from this seed instead.
+    pub(crate) fn set_seed(&mut self, seed: u64) {
+        self.seed = seed;
     }
 
     /// The seed that everything follows from.

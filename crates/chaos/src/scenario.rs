@@ -6,6 +6,7 @@
 //! [`Outcome`]; an error or a panic ends it early.
 
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -23,6 +24,9 @@ pub type ScenarioResult = Result<Outcome, Failure>;
 /// The code of a scenario.
 type Code = dyn Fn(&mut Run) -> ScenarioResult + Send + Sync;
 
+/// Names the command that runs a scenario again with a seed.
+type ReplayLine = dyn Fn(u64) -> String + Send + Sync;
+
 /// One thing to break and the guarantee that must hold all the same.
 pub struct Scenario {
     /// Its number, for people who select by number.
@@ -31,6 +35,8 @@ pub struct Scenario {
     pub name: String,
     /// The guarantee, in one sentence.
     pub goal: String,
+    /// The line that runs it again, where the runner's own would not.
+    pub(crate) replay: Option<Box<ReplayLine>>,
     code: Box<Code>,
 }
 
@@ -56,8 +62,18 @@ impl Scenario {
             id,
             name: name.into(),
             goal: goal.into(),
+            replay: None,
             code: Box::new(code),
         }
+    }
+
+    /// The same under a line of its own that runs it again.
+    pub(crate) fn with_replay(
+        mut self,
+        line: impl Fn(u64) -> String + Send + Sync + 'static,
+    ) -> Scenario {
+        self.replay = Some(Box::new(line));
+        self
     }
 
     pub(crate) fn run(&self, run: &mut Run) -> ScenarioResult {
@@ -203,6 +219,14 @@ impl Run {
         let victim = Victim::start_for(&spec, transcript.clone(), self.end.clone())?;
         self.victims.push(transcript);
         Ok(victim)
+    }
+
+    /// A fresh, empty directory beside [`dir`](Run::dir), of which the victims'
+    /// code knows nothing.
+    pub(crate) fn apart(&self, name: &str) -> io::Result<PathBuf> {
+        let dir = std::path::absolute(self.dir.with_file_name(name))?;
+        std::fs::create_dir(&dir)?;
+        Ok(dir)
     }
 
     /// What the victims of this run have printed so far, in the order of their

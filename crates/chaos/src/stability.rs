@@ -4,17 +4,16 @@
 //! Runs are shared out in the order of their numbers, so that an interrupted
 //! loop knows about as much of every scenario. A run that was interrupted is
 //! not counted; a run in which the harness itself panicked is inconclusive.
-//! Every worker has a name and an end, and the loop ends with the last of them.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
-use std::thread;
 
 use indicatif::ProgressBar;
 
 use crate::disk;
+use crate::pool;
 use crate::prng::run_seed;
 use crate::report::ScenarioReport;
 use crate::report::stability::{Counts, ScenarioTally, StabilityReport};
@@ -39,7 +38,7 @@ const PROGRESS_LINES: u64 = 10;
 
 /// A loop over the scenarios; built step by step.
 pub struct Stability {
-    runner: Runner,
+    runner: Arc<Runner>,
     runs: u32,
     jobs: usize,
     min_pass_rate: f64,
@@ -60,9 +59,9 @@ impl Stability {
     /// A loop of 50 runs, one at a time, that allows no violation. The runner's
     /// seed is the loop's; its timeout is that of each run; its directories,
     /// dump, replay line, console and interruption are used as they are.
-    pub fn new(runner: Runner) -> Stability {
+    pub fn new(runner: impl Into<Arc<Runner>>) -> Stability {
         Stability {
-            runner,
+            runner: runner.into(),
             runs: 50,
             jobs: 1,
             min_pass_rate: 1.0,
@@ -101,32 +100,9 @@ impl Stability {
             .collect();
         let mut ledger = Ledger::new(self, tallies);
         let desk = Desk::new(self.runs, scenarios);
-        thread::scope(|scope| {
-            // A worker waits with its result while the ledger writes.
-            let (sender, results) = mpsc::sync_channel(self.jobs);
-            let mut workers = Vec::new();
-            for number in 1..=self.jobs {
-                let (sender, desk) = (sender.clone(), &desk);
-                let spawned = thread::Builder::new()
-                    .name(format!("agentos-stability-{number}"))
-                    .spawn_scoped(scope, move || self.work(desk, &sender));
-                match spawned {
-                    Ok(worker) => workers.push(worker),
-                    Err(error) => {
-                        live.line(&format!("only {} at a time: {error}", number - 1));
-                        break;
-                    }
-                }
-            }
-            drop(sender);
-            ledger.write(&results);
-            for worker in workers {
-                // What it was doing is missing from the report, which says so.
-                if worker.join().is_err() {
-                    live.line("a worker died");
-                }
-            }
-        });
+        let work = || self.work(&desk);
+        let heed = |ended| ledger.write(ended);
+        pool::spread(live, self.jobs, "agentos-stability", work, heed);
         let mut tallies = ledger.end();
         tallies.iter_mut().for_each(ScenarioTally::sort);
         sync_times.extend(self.sync_times());
@@ -156,31 +132,26 @@ impl Stability {
         })
     }
 
-    /// One worker: runs what is to be run next, until nothing is.
-    fn work(&self, desk: &Desk<'_>, results: &SyncSender<Ended>) {
-        while let Some((place, run)) = desk.next() {
-            let (scenario, evidence) = &desk.scenarios[place];
-            let seed = run_seed(self.runner.seed(), u64::from(run));
-            let keeps = || evidence.fetch_add(1, Ordering::Relaxed) < EVIDENCE_MAX;
-            let ran = catch_unwind(AssertUnwindSafe(|| {
-                self.runner
-                    .run_one(scenario, seed, &keeps, Box::new(|_| {}))
-            }));
-            let ran = match ran {
-                Ok(Some(ran)) => ran,
-                Ok(None) => return,
-                Err(_) => panicked(scenario, seed),
-            };
-            let ended = Ended {
-                place,
-                run,
-                seed,
-                ran,
-            };
-            if results.send(ended).is_err() {
-                return;
-            }
-        }
+    /// Runs what is to be run next; `None` when nothing is.
+    fn work(&self, desk: &Desk<'_>) -> Option<Ended> {
+        let (place, run) = desk.next()?;
+        let (scenario, evidence) = desk.scenarios.get(place)?;
+        let seed = run_seed(self.runner.seed(), u64::from(run));
+        let keeps = || evidence.fetch_add(1, Ordering::Relaxed) < EVIDENCE_MAX;
+        let ran = catch_unwind(AssertUnwindSafe(|| {
+            self.runner
+                .run_one(scenario, seed, &keeps, Box::new(|_| {}))
+        }));
+        let ran = match ran {
+            Ok(ran) => ran?,
+            Err(_) => panicked(scenario, seed),
+        };
+        Some(Ended {
+            place,
+            run,
+            seed,
+            ran,
+        })
     }
 }
 
@@ -225,14 +196,17 @@ struct Ended {
 }
 
 /// The harness's own panic says nothing about the product.
-fn panicked(scenario: &Scenario, seed: u64) -> Ran {
+pub(crate) fn panicked(scenario: &Scenario, seed: u64) -> Ran {
     let report = ScenarioReport {
         id: scenario.id,
         name: scenario.name.clone(),
         verdict: Verdict::Inconclusive,
         duration_ms: 0,
         metrics: Metrics::default(),
-        replay: format!("{} --seed {seed}", scenario.name),
+        replay: match &scenario.replay {
+            Some(line) => line(seed),
+            None => format!("{} --seed {seed}", scenario.name),
+        },
         evidence: None,
         reasons: vec!["the harness panicked".to_owned()],
         kill_points: Vec::new(),
@@ -262,14 +236,11 @@ impl<'run> Ledger<'run> {
         }
     }
 
-    /// Until every worker has ended.
-    fn write(&mut self, results: &Receiver<Ended>) {
-        for ended in results {
-            self.counts.add(ended.ran.report.verdict);
-            self.tell(&ended);
-            if let Some(tally) = self.tallies.get_mut(ended.place) {
-                tally.add(ended.run, ended.seed, ended.ran.report);
-            }
+    fn write(&mut self, ended: Ended) {
+        self.counts.add(ended.ran.report.verdict);
+        self.tell(&ended);
+        if let Some(tally) = self.tallies.get_mut(ended.place) {
+            tally.add(ended.run, ended.seed, ended.ran.report);
         }
     }
 

@@ -185,6 +185,11 @@ impl Victim {
         self.transcript.lock().said()
     }
 
+    /// All that it said so far, and how it ended.
+    pub(crate) fn transcript(&self) -> Transcript {
+        self.transcript.lock().clone()
+    }
+
     /// Reads until the victim has acknowledged `count` times in its whole life,
     /// and returns all payloads read so far.
     ///

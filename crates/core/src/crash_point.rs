@@ -4,7 +4,25 @@
 //! In a normal build the macro is empty: neither the name nor a branch is in
 //! the binary. With the feature `crash-points`, which only harnesses enable,
 //! each name is handed to an observer that the process installed; the observer
-//! counts it, or kills the process there.
+//! counts it, or kills the process there. A process that installed none obeys
+//! its environment: [`COUNT_VARIABLE`] has each point counted, [`DIE_VARIABLE`]
+//! names one to die at. Both are read when the first point is reached.
+
+#[cfg(feature = "crash-points")]
+mod environment;
+
+/// The variable that names a directory: every point that a process reaches is
+/// appended to a file of its own there, one name a line, before the process
+/// goes on. The directory must exist. Nothing reads this in a normal build.
+pub const COUNT_VARIABLE: &str = "AGENTOS_CRASH_POINTS_COUNT";
+
+/// The variable `NAME#N`: a process sends itself SIGKILL when it reaches that
+/// point for the `N`-th time, from 1. Every process that inherits it counts for
+/// itself. Nothing reads this in a normal build.
+pub const DIE_VARIABLE: &str = "AGENTOS_CRASH_POINT_DIE";
+
+/// What begins the line of the point at which a process died.
+pub const DIED_MARK: char = '!';
 
 /// Marks a place at which a crash must do no harm.
 ///
@@ -43,7 +61,8 @@ mod observer {
 
     static OBSERVER: OnceLock<Observer> = OnceLock::new();
 
-    /// Installs the observer of this process. The first one stays.
+    /// Installs the observer of this process. The first one stays. The
+    /// environment is not obeyed from then on.
     ///
     /// It is called in the thread that reached the point, possibly while locks
     /// are held: it may count, print or kill the process, and must not call
@@ -54,8 +73,9 @@ mod observer {
 
     #[doc(hidden)]
     pub fn reached(name: &'static str) {
-        if let Some(observer) = OBSERVER.get() {
-            observer(name);
+        match OBSERVER.get() {
+            Some(observer) => observer(name),
+            None => super::environment::reached(name),
         }
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The only folder of this crate that prints.
 
+mod charts;
+pub mod crash;
 mod facts;
 pub mod json;
 pub(crate) mod live;

@@ -6,9 +6,9 @@
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::charts::histogram;
 use super::terminal::gate;
 use super::{Counts, FailedRun, RunRecord, ScenarioTally, StabilityReport, percent, percent_up};
+use crate::report::charts::histogram;
 use crate::report::terminal::seconds;
 use crate::statistics::{as_float, histogram as bins};
 use crate::verdict::Verdict;
@@ -20,7 +20,8 @@ const CELLS_MAX: usize = 10_000;
 /// Parts of the range that a chart has.
 const BINS: usize = 20;
 
-const STYLE: &str = "
+/// What every page of a report looks like.
+pub(in crate::report) const STYLE: &str = "
 :root { color-scheme: light dark; --ok: #2f7d46; --bad: #b3261e; --odd: #8a6100; --line: #8888; --bar: #3b6ea8; }
 @media (prefers-color-scheme: dark) { :root { --ok: #2c6b3f; --bad: #a8322b; --odd: #7a5a10; --bar: #7aa7dc; } }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }

@@ -3,7 +3,6 @@
 //! Of a run only its number, verdict and time are kept; its seed follows from
 //! the loop's. Details stay of runs that did not pass, in bounded number.
 
-mod charts;
 pub mod html;
 pub mod json;
 pub mod junit;

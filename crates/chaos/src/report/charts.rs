@@ -13,7 +13,11 @@ const FOOT: u64 = 18;
 
 /// Bars for counts of equal parts of a range; `words` names the place in it that
 /// is 0 to 1 of the way.
-pub(super) fn histogram(counts: &[u64], words: impl Fn(f64) -> String, title: &str) -> Markup {
+pub(in crate::report) fn histogram(
+    counts: &[u64],
+    words: impl Fn(f64) -> String,
+    title: &str,
+) -> Markup {
     let most = counts.iter().copied().max().unwrap_or(0).max(1);
     let width = counts.len() * BAR_WIDTH;
     let bottom = HEIGHT + FOOT - 4;

@@ -1,0 +1,294 @@
+//! One run of a subject, struck in one way.
+//!
+//! The strike says when the victim dies; this says what became of it, hands that
+//! to the check, and adds what no check can know: that the victim hung, or ended
+//! badly though nobody had struck it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use agentos_core::Stopwatch;
+use agentos_core::crash_point::{COUNT_VARIABLE, DIE_VARIABLE};
+
+use super::ANY_MOMENT;
+use super::calls::{CallSeen, Tracing};
+use super::points::Points;
+use super::strike::Strike;
+use super::subject::{Aftermath, Subject};
+use crate::error::{Failure, HarnessError};
+use crate::scenario::{Run, Scenario, ScenarioResult};
+use crate::supervisor::{Victim, VictimSpec};
+use crate::transcript::ACK_PREFIX;
+use crate::verdict::Outcome;
+
+/// What a run is to do, beside being struck.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) strike: Strike,
+    pub(crate) size: u64,
+    pub(crate) patience: Duration,
+    /// Whether named points are counted.
+    pub(crate) counts: bool,
+    /// Whether system calls are counted.
+    pub(crate) traces: bool,
+    /// Acknowledgements of a whole run, for the plot.
+    pub(crate) acks: Option<usize>,
+}
+
+/// What was really struck.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Hit {
+    /// What it is counted under.
+    pub(crate) label: String,
+    /// The same with its place, for people.
+    pub(crate) place: String,
+}
+
+/// What came of a run, beside its verdict.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Landed {
+    /// What was really struck.
+    pub(crate) hit: Option<Hit>,
+    /// When each acknowledgement came, from the start; for a run that nobody
+    /// struck.
+    pub(crate) ack_times: Vec<Duration>,
+    /// When the victim had ended.
+    pub(crate) ended: Duration,
+    pub(crate) points: Points,
+    pub(crate) calls: Vec<CallSeen>,
+}
+
+/// Where a run leaves what came of it.
+pub(crate) type Slot = Arc<Mutex<Option<Landed>>>;
+
+/// A scenario that is one run of the subject, and where it leaves what came of
+/// it: nothing when it did not come so far.
+pub(crate) fn scenario(
+    subject: &Arc<Subject>,
+    task: Task,
+    replay: impl Fn(u64) -> String + Send + Sync + 'static,
+) -> (Scenario, Slot) {
+    let slot = Slot::default();
+    let (subject, landed) = (Arc::clone(subject), Arc::clone(&slot));
+    let (name, goal) = (subject.name.clone(), subject.goal.clone());
+    let scenario = Scenario::new(1, name, goal, move |run| {
+        attempt(&subject, &task, run, &landed)
+    });
+    (scenario.with_replay(replay), slot)
+}
+
+/// What is in the slot.
+pub(crate) fn landed(slot: &Slot) -> Option<Landed> {
+    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+}
+
+/// A scenario that kills the subject at a moment that its run's seed decides.
+pub(crate) fn killing(
+    subject: &Arc<Subject>,
+    task: Task,
+    choose: impl Fn(u64) -> Strike + Send + Sync + 'static,
+    replay: impl Fn(u64) -> String + Send + Sync + 'static,
+) -> Scenario {
+    let subject = Arc::clone(subject);
+    let (name, goal) = (subject.name.clone(), subject.goal.clone());
+    Scenario::new(1, name, goal, move |run| {
+        let strike = choose(run.seed());
+        let task = Task {
+            strike,
+            ..task.clone()
+        };
+        let slot = Slot::default();
+        let mut outcome = attempt(&subject, &task, run, &slot)?;
+        if landed(&slot).is_none_or(|landed| landed.hit.is_none()) {
+            outcome.not_judged("the victim had ended before it could be killed");
+        }
+        Ok(outcome)
+    })
+    .with_replay(replay)
+}
+
+fn attempt(subject: &Subject, task: &Task, run: &mut Run, slot: &Slot) -> ScenarioResult {
+    let staged = subject.begin(run, task.size)?;
+    let struck = strike(run, &staged.spec, task)?;
+    let Struck {
+        victim,
+        hung,
+        landed,
+    } = struck;
+    let after = Aftermath {
+        strike: task.strike.clone(),
+        size: task.size,
+        transcript: victim.transcript(),
+        hit: landed.hit.as_ref().map(|hit| hit.place.clone()),
+        hung,
+    };
+    // Nothing of it runs any more; its handle would only keep descriptors.
+    drop(victim);
+    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(landed);
+
+    let mut outcome = Outcome::passed();
+    for reason in wrongs(subject, task, &after) {
+        outcome.violate(reason);
+    }
+    let mut outcome = match (staged.check)(run, &after) {
+        Ok(mut checked) => {
+            for reason in outcome.reasons {
+                checked.violate(reason);
+            }
+            checked
+        }
+        Err(failure) => outcome.after(Err(failure))?,
+    };
+    outcome.metric("strike", task.strike.to_string());
+    outcome.metric("size", task.size);
+    if let Some(hit) = &after.hit {
+        outcome.metric("hit", hit.clone());
+        if let Some(acks) = task.acks.filter(|acks| *acks > 0) {
+            #[expect(
+                clippy::cast_precision_loss,
+                reason = "acknowledgements are below 2^53"
+            )]
+            outcome.kill_point(after.acks().len() as f64 / acks as f64);
+        }
+    }
+    Ok(outcome)
+}
+
+/// What is wrong whatever the check says.
+fn wrongs(subject: &Subject, task: &Task, after: &Aftermath) -> Vec<String> {
+    let mut wrongs = Vec::new();
+    let patience = task.patience.as_millis();
+    if after.hung && (!subject.may_hang || after.hit.is_none()) {
+        wrongs.push(match &after.hit {
+            Some(hit) => format!("it did not end within {patience} ms after {hit}"),
+            None => format!("it did not end by itself within {patience} ms"),
+        });
+    }
+    if after.hit.is_none()
+        && !after.hung
+        && let Some(exit) = after.exit()
+        && !exit.success()
+    {
+        wrongs.push(format!("nobody had struck it, and it ended with {exit}"));
+    }
+    wrongs
+}
+
+/// A victim of which nothing runs any more.
+struct Struck {
+    victim: Victim,
+    hung: bool,
+    landed: Landed,
+}
+
+fn strike(run: &mut Run, spec: &VictimSpec, task: &Task) -> Result<Struck, Failure> {
+    let mut spec = spec.clone();
+    let mut counts = None;
+    if task.counts || matches!(task.strike, Strike::Point { .. }) {
+        let directory = run.apart("points")?;
+        spec = spec.env(COUNT_VARIABLE, &directory);
+        counts = Some(directory);
+    }
+    if let Strike::Point { name, hit } = &task.strike {
+        spec = spec
+            .env(DIE_VARIABLE, format!("{name}#{hit}"))
+            .kills_itself();
+    }
+    let mut tracing = Tracing::wanted(&task.strike, task.traces)?;
+    if tracing.is_some() {
+        spec = spec.kills_itself();
+    }
+    let watch = Stopwatch::start();
+    let mut victim = match &mut tracing {
+        Some(tracing) => tracing.start(run, &spec)?,
+        None => run.start(&spec)?,
+    };
+    let mut landed = Landed::default();
+    let hung = match task.strike {
+        Strike::Kill { acks, offset } => {
+            let (hit, hung) = kill(&mut victim, acks, offset, task.patience)?;
+            landed.hit = hit.then(|| Hit {
+                label: ANY_MOMENT.to_owned(),
+                place: format!("kill after {} acknowledgements", victim.acks().len()),
+            });
+            hung
+        }
+        _ => {
+            let hung = wait(&mut victim, task.patience, &watch, &mut landed)?;
+            landed.ended = watch.elapsed();
+            hung
+        }
+    };
+    finish(&mut victim)?;
+    if let Some(directory) = counts {
+        landed.points = Points::read(&directory)?;
+        if matches!(task.strike, Strike::Point { .. }) {
+            landed.hit = landed.points.died.first().map(|name| Hit {
+                label: name.clone(),
+                place: format!("point {name}"),
+            });
+        }
+    }
+    if let Some(tracing) = tracing {
+        let (calls, hit) = tracing.end()?;
+        landed.calls = calls;
+        landed.hit = landed.hit.or(hit);
+    }
+    let killed = victim.transcript();
+    if landed.hit.is_none() && !hung && killed.exit.is_some_and(|exit| exit.is_sigkill()) {
+        let victim = killed.victim;
+        return Err(HarnessError::KilledByOthers { victim }.into());
+    }
+    Ok(Struck {
+        victim,
+        hung,
+        landed,
+    })
+}
+
+/// Whether the kill hit a living victim, and whether it hung before.
+fn kill(
+    victim: &mut Victim,
+    acks: usize,
+    offset: Duration,
+    patience: Duration,
+) -> Result<(bool, bool), HarnessError> {
+    match victim.wait_for_acks(acks, patience) {
+        Ok(_) => {}
+        Err(HarnessError::Ended { .. }) => return Ok((false, false)),
+        Err(HarnessError::TimedOut { .. }) => return Ok((false, true)),
+        Err(error) => return Err(error),
+    }
+    match victim.kill_after(offset) {
+        Ok(transcript) => Ok((transcript.killed, false)),
+        Err(HarnessError::Ended { .. }) => Ok((false, false)),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for its end, with the time of each acknowledgement; whether it hung.
+fn wait(
+    victim: &mut Victim,
+    patience: Duration,
+    watch: &Stopwatch,
+    landed: &mut Landed,
+) -> Result<bool, HarnessError> {
+    let left = || patience.saturating_sub(watch.elapsed());
+    loop {
+        let ack = |line: &str| line.starts_with(ACK_PREFIX);
+        match victim.wait_for_line("its end", left(), ack) {
+            Ok(_) => landed.ack_times.push(watch.elapsed()),
+            Err(HarnessError::Ended { .. }) => return Ok(false),
+            Err(HarnessError::TimedOut { .. }) => return Ok(true),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Ends whatever still runs of it. How it ended before stays.
+fn finish(victim: &mut Victim) -> Result<(), HarnessError> {
+    match victim.kill() {
+        Ok(_) | Err(HarnessError::Ended { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

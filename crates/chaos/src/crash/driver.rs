@@ -1,0 +1,458 @@
+//! The driver: what is asked for, step by step, and the order in which it is
+//! done.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+use std::time::Duration;
+
+use agentos_core::Stopwatch;
+
+use super::attempt::{self, Task};
+use super::derive::{self, Planned};
+use super::drive::{Batch, Drive, Dry, Replay, Wanted};
+use super::limits::{PATIENCE_DEFAULT, SHRINK_RUNS_MAX, STRIKES_MAX};
+use super::replay;
+use super::strike::{Family, Strike};
+use super::subject::Subject;
+use crate::prng::{Prng, fresh_seed, scenario_seed};
+use crate::report::crash::{ChaosReport, Fate, StrikeRun, Violation, coverage};
+use crate::report::live::Console;
+use crate::report::stability::StabilityReport;
+use crate::report::terminal::seconds;
+use crate::runner::{Runner, millis};
+use crate::stability::{JOBS_MAX, Stability};
+use crate::verdict::Verdict;
+
+/// Strikes a subject in all the ways that are asked for; built step by step.
+pub struct Chaos {
+    runner: Runner,
+    subject: Arc<Subject>,
+    kills: u32,
+    points: bool,
+    calls: bool,
+    faults: bool,
+    budget: usize,
+    jobs: usize,
+    stability: Option<u32>,
+    shrink_runs: u32,
+    patience: Duration,
+    size: Option<u64>,
+    strike: Option<Strike>,
+    replay: Arc<Replay>,
+}
+
+impl fmt::Debug for Chaos {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Chaos")
+            .field("subject", &self.subject)
+            .field("runner", &self.runner)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Chaos {
+    /// Strikes nothing yet. Takes a fresh seed, prints nothing, keeps evidence
+    /// under `target/chaos-failures`, and uses every processor.
+    pub fn new(subject: Subject) -> Chaos {
+        // The name of a test is the name of its thread.
+        let thread = std::thread::current();
+        let test = thread.name().filter(|name| *name != "main");
+        let test = test.unwrap_or(&subject.name).to_owned();
+        Chaos {
+            runner: Runner::new(fresh_seed()).console(Console::Silent),
+            subject: Arc::new(subject),
+            kills: 0,
+            points: false,
+            calls: false,
+            faults: false,
+            budget: STRIKES_MAX,
+            jobs: std::thread::available_parallelism().map_or(1, usize::from),
+            stability: None,
+            shrink_runs: SHRINK_RUNS_MAX,
+            patience: PATIENCE_DEFAULT,
+            size: None,
+            strike: None,
+            replay: Arc::new(move |_, strike, size, seed| replay::line(&test, strike, size, seed)),
+        }
+    }
+
+    /// Takes every choice from this seed, also those of the checks.
+    #[must_use]
+    pub fn seed(mut self, seed: u64) -> Chaos {
+        self.runner.set_seed(seed);
+        self
+    }
+
+    /// Kills at so many seeded moments.
+    #[must_use]
+    pub fn kills(mut self, count: u32) -> Chaos {
+        self.kills = count;
+        self
+    }
+
+    /// Kills at every named point, each time it is reached. The program is to be
+    /// built with the feature `crash-points`.
+    #[must_use]
+    pub fn every_point(mut self) -> Chaos {
+        self.points = true;
+        self
+    }
+
+    /// Kills before and after every system call that changes files or talks to
+    /// others.
+    #[must_use]
+    pub fn every_syscall(mut self) -> Chaos {
+        self.calls = true;
+        self
+    }
+
+    /// Lets each such call fail, in every way that is sensible for it.
+    #[must_use]
+    pub fn faults(mut self) -> Chaos {
+        self.faults = true;
+        self
+    }
+
+    /// Makes at most so many of the strikes at points and calls. Which ones is
+    /// seeded; every point and kind of call comes before any comes twice.
+    #[must_use]
+    pub fn budget(mut self, strikes: usize) -> Chaos {
+        self.budget = strikes.min(STRIKES_MAX);
+        self
+    }
+
+    /// How many run at a time: 1 to [`JOBS_MAX`].
+    #[must_use]
+    pub fn jobs(mut self, jobs: usize) -> Chaos {
+        self.jobs = jobs.clamp(1, JOBS_MAX);
+        self
+    }
+
+    /// Kills at a seeded moment in so many more runs, each with a seed of its
+    /// own, and says what their counts prove.
+    #[must_use]
+    pub fn stability(mut self, runs: u32) -> Chaos {
+        self.stability = Some(runs);
+        self
+    }
+
+    /// The size of the workload; the subject's own unless said otherwise.
+    #[must_use]
+    pub fn size(mut self, size: u64) -> Chaos {
+        self.size = Some(size);
+        self
+    }
+
+    /// Makes exactly this strike and nothing else: a violation is shown again.
+    /// The variables of the environment that do so are not read then.
+    #[must_use]
+    pub fn strike(mut self, strike: Strike) -> Chaos {
+        self.strike = Some(strike);
+        self
+    }
+
+    /// How long the victim may take to end, [`PATIENCE_DEFAULT`] unless said
+    /// otherwise. The check has the rest of the run's timeout.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Chaos {
+        self.patience = patience;
+        self
+    }
+
+    /// Runs that making one violation small may take, [`SHRINK_RUNS_MAX`] unless
+    /// said otherwise; with 0 it stays as it was found.
+    #[must_use]
+    pub fn shrink_runs(mut self, runs: u32) -> Chaos {
+        self.shrink_runs = runs;
+        self
+    }
+
+    /// Where the evidence of violations goes.
+    #[must_use]
+    pub fn artifacts(mut self, dir: impl Into<PathBuf>) -> Chaos {
+        self.runner = self.runner.artifacts(dir);
+        self
+    }
+
+    /// Where the live lines go.
+    #[must_use]
+    pub fn console(mut self, console: Console) -> Chaos {
+        self.runner = self.runner.console(console);
+        self
+    }
+
+    /// Makes the runs with this runner: its seed, timeout, directories, dump,
+    /// console and interruption. Its replay line is not used.
+    #[must_use]
+    pub fn runner(mut self, runner: Runner) -> Chaos {
+        self.runner = runner;
+        self
+    }
+
+    /// How a user runs one strike again: the subject's name, the strike, the size
+    /// and the seed. Without this, the line sets variables of the environment and
+    /// runs the test in whose thread the driver was made.
+    #[must_use]
+    pub fn replay(
+        mut self,
+        line: impl Fn(&str, &Strike, u64, u64) -> String + Send + Sync + 'static,
+    ) -> Chaos {
+        self.replay = Arc::new(line);
+        self
+    }
+
+    /// Does it all.
+    pub fn run(self) -> ChaosReport {
+        let watch = Stopwatch::start();
+        let asked = match &self.strike {
+            Some(_) => Ok(None),
+            None => replay::asked(|name| std::env::var(name).ok()),
+        };
+        let (seed, size) = (self.runner.seed(), self.size.unwrap_or(self.subject.size));
+        let mut report = ChaosReport {
+            subject: self.subject.name.clone(),
+            goal: self.subject.goal.clone(),
+            seed,
+            size,
+            jobs: self.jobs,
+            interrupted: false,
+            dry: Vec::new(),
+            derived: 0,
+            runs: Vec::new(),
+            coverage: Vec::new(),
+            violations: Vec::new(),
+            problems: Vec::new(),
+            stability: None,
+            duration_ms: 0,
+        };
+        let asked = match asked {
+            Ok(asked) => asked,
+            Err(problem) => {
+                report.problems.push(problem);
+                return report;
+            }
+        };
+        let mut strike = self.strike.clone();
+        if let Some(asked) = asked {
+            report.seed = asked.seed.unwrap_or(seed);
+            report.size = asked.size.unwrap_or(size);
+            strike = Some(asked.strike);
+        }
+        let plan = Plan {
+            drive: Drive {
+                runner: Arc::new(self.runner),
+                subject: self.subject,
+                seed: report.seed,
+                patience: self.patience,
+                jobs: self.jobs,
+                replay: self.replay,
+                evidence: AtomicU32::new(0),
+            },
+            kills: self.kills,
+            points: self.points,
+            calls: self.calls,
+            faults: self.faults,
+            budget: self.budget,
+            stability: self.stability,
+            shrink_runs: self.shrink_runs,
+        };
+        plan.live(&format!("seed {}", report.seed));
+        match strike {
+            Some(strike) => plan.again(&strike, &mut report),
+            None => plan.all(&mut report),
+        }
+        report.interrupted = plan.drive.runner.is_interrupted();
+        report.duration_ms = millis(watch.elapsed());
+        report
+    }
+}
+
+/// What is to be done.
+struct Plan {
+    drive: Drive,
+    kills: u32,
+    points: bool,
+    calls: bool,
+    faults: bool,
+    budget: usize,
+    stability: Option<u32>,
+    shrink_runs: u32,
+}
+
+impl Plan {
+    fn live(&self, text: &str) {
+        self.drive.runner.live().line(text);
+    }
+
+    /// One strike alone.
+    fn again(&self, strike: &Strike, report: &mut ChaosReport) {
+        let tries = Drive::tries_of(strike);
+        let Some(run) = self.drive.again(strike, report.size, tries) else {
+            return;
+        };
+        self.tell(&run);
+        report.derived = 1;
+        report.coverage = coverage(&BTreeMap::new(), std::slice::from_ref(&run));
+        match run.fate() {
+            Fate::Violated => report.violations.push(as_found(&run)),
+            Fate::Missed => report.problems.push(format!("{strike} was not reached")),
+            Fate::Passed | Fate::Inconclusive => {}
+        }
+        report.runs.push(run);
+    }
+
+    /// A dry run, and all that follows from it.
+    fn all(&self, report: &mut ChaosReport) {
+        let wanted = Wanted {
+            points: self.points,
+            calls: self.calls || self.faults,
+        };
+        let Some(dry) = self.drive.dry(report.size, wanted) else {
+            return;
+        };
+        report.dry.clone_from(&dry.runs);
+        report.coverage = coverage(&dry.counted(), &[]);
+        dry.runs.iter().for_each(|run| self.tell(run));
+        if !dry.passed() {
+            return;
+        }
+        let (planned, derived) = self.strikes(&dry, report);
+        report.derived = derived;
+        let acks = dry.ack_times.len();
+        let batch = Batch {
+            size: report.size,
+            acks,
+            keeps_evidence: true,
+            first_only: false,
+        };
+        let bar = self.drive.runner.live().bar(planned.len() as u64);
+        report.runs = self.drive.batch(&planned, batch, |run| {
+            bar.suspend(|| self.tell(run));
+            bar.inc(1);
+        });
+        bar.finish_and_clear();
+        report.coverage = coverage(&dry.counted(), &report.runs);
+        report.problems.extend(problems(self, &dry, report));
+        self.shrink(report);
+        if let Some(runs) = self.stability {
+            report.stability = Some(self.stability(runs, &dry, report.size));
+        }
+    }
+
+    /// The strikes that are to be made, and how many there are in all.
+    fn strikes(&self, dry: &Dry, report: &ChaosReport) -> (Vec<Planned>, usize) {
+        let mut rng = Prng::seeded(scenario_seed(report.seed, &report.subject));
+        let mut planned = derive::kills(self.kills, &dry.ack_times, dry.ended, &mut rng);
+        let mut listed = derive::points(&dry.points);
+        if self.calls {
+            listed.extend(derive::calls(&dry.calls));
+        }
+        if self.faults {
+            listed.extend(derive::faults(&dry.calls));
+        }
+        let derived = planned.len() + listed.len();
+        planned.extend(derive::sample(listed, self.budget, &mut rng));
+        (planned, derived)
+    }
+
+    /// One violation of each kind, as small as it gets.
+    fn shrink(&self, report: &mut ChaosReport) {
+        for family in [Family::Point, Family::Call, Family::Fail, Family::Kill] {
+            let mut violated = report
+                .runs
+                .iter()
+                .filter(|run| run.fate() == Fate::Violated && run.strike.family() == family);
+            let Some(first) = violated.next().cloned() else {
+                continue;
+            };
+            let count = 1 + violated.count() as u64;
+            let violation = self.drive.shrink(first, count, self.shrink_runs);
+            self.live(&format!("replay: {}", violation.replay));
+            report.violations.push(violation);
+        }
+    }
+
+    fn stability(&self, runs: u32, dry: &Dry, size: u64) -> StabilityReport {
+        let (times, ended) = (dry.ack_times.clone(), dry.ended);
+        let name = self.drive.subject.name.clone();
+        let choose = move |seed| {
+            let mut rng = Prng::seeded(scenario_seed(seed, &name));
+            derive::kill_within(&times, ended, &mut rng)
+        };
+        let (line, subject) = (
+            Arc::clone(&self.drive.replay),
+            self.drive.subject.name.clone(),
+        );
+        let chosen = choose.clone();
+        let replay = move |seed| line(&subject, &chosen(seed), size, seed);
+        let task = Task {
+            strike: Strike::None,
+            size,
+            patience: self.drive.patience,
+            counts: false,
+            traces: false,
+            acks: Some(dry.ack_times.len()),
+        };
+        let scenario = attempt::killing(&self.drive.subject, task, choose, replay);
+        Stability::new(Arc::clone(&self.drive.runner))
+            .runs(runs)
+            .jobs(self.drive.jobs)
+            .run(&[&scenario])
+    }
+
+    fn tell(&self, run: &StrikeRun) {
+        if run.verdict == Verdict::Passed {
+            return;
+        }
+        let time = seconds(run.duration_ms);
+        let mut lines = vec![format!("{}: {} in {time}", run.strike, run.verdict)];
+        lines.extend(run.reasons.first().map(|reason| format!("  {reason}")));
+        lines.push(format!("  replay: {}", run.replay));
+        self.live(&lines.join("\n"));
+    }
+}
+
+/// A violation that nobody tried to make smaller.
+fn as_found(run: &StrikeRun) -> Violation {
+    Violation {
+        found: run.clone(),
+        count: 1,
+        strike: run.strike.clone(),
+        size: run.size,
+        confirmed: true,
+        reasons: run.reasons.clone(),
+        replay: run.replay.clone(),
+        evidence: run.evidence.clone(),
+        runs: 1,
+    }
+}
+
+/// Why the runs do not show what was asked for.
+fn problems(plan: &Plan, dry: &Dry, report: &ChaosReport) -> Vec<String> {
+    let mut problems = Vec::new();
+    if plan.points && dry.points.reached.is_empty() {
+        problems.push(
+            "no crash point was reached: is the program built with the feature crash-points?"
+                .to_owned(),
+        );
+    }
+    if (plan.calls || plan.faults) && dry.calls.is_empty() {
+        problems.push("no system call that could be struck was made".to_owned());
+    }
+    for family in [Family::Kill, Family::Call, Family::Fail] {
+        let all = report.coverage.iter().filter(|one| one.family == family);
+        let (planned, hit) = all.fold((0, 0), |(planned, hit), one| {
+            (planned + one.planned, hit + one.hit)
+        });
+        if planned > 0 && hit == 0 {
+            problems.push(format!("of {planned} {family} strikes none was reached"));
+        }
+    }
+    if report.runs.is_empty() && plan.stability.is_none() && problems.is_empty() {
+        problems.push("nobody was struck".to_owned());
+    }
+    problems
+}
