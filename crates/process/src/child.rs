@@ -17,6 +17,7 @@ use crate::group::Group;
 use crate::limits::BUFFERED_BYTES_MAX;
 use crate::lines::Lines;
 use crate::pipe;
+use crate::spawner::Spawner;
 
 /// Where a child's standard error goes.
 #[derive(Debug)]
@@ -90,12 +91,35 @@ impl Child {
     ///
     /// See [`ProcessError`]; whatever was started by then has been killed.
     pub fn spawn(spec: &CommandSpec, stderr: Sink) -> Result<Child, ProcessError> {
+        Child::start(spec, stderr, None)
+    }
+
+    /// As [`spawn`](Self::spawn), with a [`Spawner`] that prepares the child
+    /// and takes charge of it, such as a tracer.
+    ///
+    /// # Errors
+    ///
+    /// As [`spawn`](Self::spawn), and [`ProcessError::Machine`] with the
+    /// spawner's own error as its source when the spawner is to blame.
+    pub fn spawn_by(
+        spec: &CommandSpec,
+        stderr: Sink,
+        spawner: &mut dyn Spawner,
+    ) -> Result<Child, ProcessError> {
+        Child::start(spec, stderr, Some(spawner))
+    }
+
+    fn start(
+        spec: &CommandSpec,
+        stderr: Sink,
+        spawner: Option<&mut dyn Spawner>,
+    ) -> Result<Child, ProcessError> {
         let stderr = match stderr {
             Sink::Null => Stdio::null(),
             Sink::Inherit => Stdio::inherit(),
             Sink::File(file) => Stdio::from(file),
         };
-        let mut group = Group::start(spec, Stdio::piped(), stderr)?;
+        let mut group = Group::start(spec, Stdio::piped(), stderr, spawner)?;
         let stdout = group.main.take_stdout().map(OwnedFd::from);
         Ok(Child {
             group,
@@ -106,7 +130,8 @@ impl Child {
     }
 
     /// The child's process id. It names nobody else before the child is reaped
-    /// by `try_wait`, `wait` or `kill`.
+    /// by `try_wait`, `wait` or `kill` (or, once it has ended, by the reaper
+    /// of its [`Spawner`]; signals go by the pidfd and reach no stranger).
     pub fn id(&self) -> u32 {
         self.group.main.id()
     }

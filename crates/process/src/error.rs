@@ -11,9 +11,13 @@ pub(crate) const START_GUARDIAN: &str = "start the guardian of a process group";
 pub(crate) const PREPARE_STDIN: &str = "prepare a child's standard input";
 /// Executed the program.
 pub(crate) const START_CHILD: &str = "start a child process";
+/// Let a spawner prepare a child.
+pub(crate) const START_BY: &str = "start a child process by its spawner";
+/// Handed a started child to its spawner.
+pub(crate) const TAKE_CHARGE: &str = "hand a child process to its spawner";
 
 /// What the machine was doing before the program was executed, or in place of it.
-const BEFORE_IT_RAN: [&str; 3] = [START_GUARDIAN, PREPARE_STDIN, START_CHILD];
+const BEFORE_IT_RAN: [&str; 4] = [START_GUARDIAN, PREPARE_STDIN, START_CHILD, START_BY];
 
 /// A child process could not be started, read or ended.
 ///

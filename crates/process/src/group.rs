@@ -13,6 +13,7 @@ use crate::exit::Exit;
 use crate::guardian::Guardian;
 use crate::limits::KILL_WAIT;
 use crate::process::{Process, SpawnError};
+use crate::spawner::Spawner;
 
 /// A running child with its guardian. Dropping it kills and reaps both, and
 /// whatever else is in the group.
@@ -28,6 +29,7 @@ impl Group {
         spec: &CommandSpec,
         stdout: Stdio,
         stderr: Stdio,
+        spawner: Option<&mut dyn Spawner>,
     ) -> Result<Group, ProcessError> {
         let mut command = Command::new(&spec.program);
         command
@@ -49,12 +51,15 @@ impl Group {
         }
         let guardian = Guardian::start()?;
         // The guardian dies with this function when the child cannot be had.
-        let main = Process::spawn(&mut command, guardian.group().as_raw_nonzero().get()).map_err(
-            |error| match error {
-                SpawnError::Program(source) => why_not_started(spec, source),
-                SpawnError::Machine(error) => error,
-            },
-        )?;
+        let group = guardian.group().as_raw_nonzero().get();
+        let main = match spawner {
+            None => Process::spawn(&mut command, group),
+            Some(spawner) => Process::spawn_by(&mut command, group, spawner),
+        };
+        let main = main.map_err(|error| match error {
+            SpawnError::Program(source) => why_not_started(spec, source),
+            SpawnError::Machine(error) => error,
+        })?;
         Ok(Group {
             main,
             guardian,

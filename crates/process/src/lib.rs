@@ -44,6 +44,7 @@ mod lines;
 mod pipe;
 mod process;
 mod run;
+mod spawner;
 
 pub use cancel::CancelToken;
 pub use child::{Child, NextLine, Signal, Sink};
@@ -51,3 +52,4 @@ pub use command::CommandSpec;
 pub use error::ProcessError;
 pub use exit::{Exit, Outcome};
 pub use run::{Finished, run, run_until};
+pub use spawner::{Reaper, Spawner};

@@ -11,9 +11,10 @@ use std::process::{Child, ChildStderr, ChildStdout, Command};
 use rustix::process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal};
 
 use crate::clock::Deadline;
-use crate::error::ProcessError;
+use crate::error::{ProcessError, START_BY, TAKE_CHARGE};
 use crate::exit::Exit;
 use crate::pipe;
+use crate::spawner::{Reaper, Spawner};
 
 /// A spawned child and the descriptor that becomes readable when it ends.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(crate) struct Process {
     child: Child,
     pidfd: OwnedFd,
     exit: Option<Exit>,
+    /// Somebody else who may have reaped it.
+    reaper: Option<Box<dyn Reaper>>,
 }
 
 /// Why a child could not be had: the program, or the machine.
@@ -31,29 +34,52 @@ pub(crate) enum SpawnError {
 
 impl Process {
     /// Spawns into process group `group`; 0 makes it the leader of a new one.
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "the one place of the workspace that spawns"
-    )]
     pub(crate) fn spawn(command: &mut Command, group: i32) -> Result<Process, SpawnError> {
-        let mut child = command
-            .process_group(group)
-            .spawn()
-            .map_err(SpawnError::Program)?;
-        match pidfd_open(Pid::from_child(&child), PidfdFlags::empty()) {
-            Ok(pidfd) => Ok(Process {
+        let child = spawn(command, group).map_err(SpawnError::Program)?;
+        Process::watch(child, |_| Ok(None))
+    }
+
+    /// As [`spawn`](Self::spawn), with a spawner that prepares it and takes
+    /// charge of it.
+    pub(crate) fn spawn_by(
+        command: &mut Command,
+        group: i32,
+        spawner: &mut dyn Spawner,
+    ) -> Result<Process, SpawnError> {
+        // What the spawner sees is the command as it will be.
+        command.process_group(group);
+        spawner
+            .prepare(command)
+            .map_err(|source| SpawnError::Machine(ProcessError::machine(START_BY)(source)))?;
+        let child = spawn(command, group).map_err(|error| match spawner.failed(&error) {
+            Some(own) => SpawnError::Machine(ProcessError::machine(START_BY)(own)),
+            None => SpawnError::Program(error),
+        })?;
+        Process::watch(child, |id| spawner.started(id).map(Some))
+    }
+
+    fn watch(
+        mut child: Child,
+        started: impl FnOnce(u32) -> io::Result<Option<Box<dyn Reaper>>>,
+    ) -> Result<Process, SpawnError> {
+        let watched = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())
+            .map_err(ProcessError::machine("watch a child process"))
+            .and_then(|pidfd| {
+                let reaper = started(child.id()).map_err(ProcessError::machine(TAKE_CHARGE))?;
+                Ok((pidfd, reaper))
+            });
+        match watched {
+            Ok((pidfd, reaper)) => Ok(Process {
                 child,
                 pidfd,
                 exit: None,
+                reaper,
             }),
             Err(error) => {
-                // Without a pidfd it could not be watched: it must not live on.
+                // One that cannot be watched must not live on.
                 let _ = child.kill();
                 let _ = child.wait();
-                Err(SpawnError::Machine(ProcessError::Machine {
-                    doing: "watch a child process",
-                    source: error.into(),
-                }))
+                Err(SpawnError::Machine(error))
             }
         }
     }
@@ -93,11 +119,16 @@ impl Process {
         if !ended {
             return Ok(None);
         }
-        // The pidfd said that it has ended: this cannot block.
-        let status = self
-            .child
-            .wait()
-            .map_err(ProcessError::machine("reap a child process"))?;
+        let doing = "reap a child process";
+        let told = match &mut self.reaper {
+            Some(reaper) => reaper.reap().map_err(ProcessError::machine(doing))?,
+            None => None,
+        };
+        let status = match told {
+            Some(status) => status,
+            // The pidfd said that it has ended: this cannot block.
+            None => self.child.wait().map_err(ProcessError::machine(doing))?,
+        };
         self.exit = Some(Exit::of(status));
         Ok(self.exit)
     }
@@ -116,4 +147,12 @@ impl Process {
             }),
         }
     }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place of the workspace that spawns"
+)]
+fn spawn(command: &mut Command, group: i32) -> io::Result<Child> {
+    command.process_group(group).spawn()
 }

@@ -75,7 +75,7 @@ pub fn run_until(spec: &CommandSpec, cancel: &CancelToken) -> Result<Finished, P
 
 fn finish(spec: &CommandSpec, cancel: Option<&CancelToken>) -> Result<Finished, ProcessError> {
     let watch = Stopwatch::start();
-    let mut group = Group::start(spec, Stdio::piped(), Stdio::piped())?;
+    let mut group = Group::start(spec, Stdio::piped(), Stdio::piped(), None)?;
     // The command's time does not begin before the command: starting the
     // guardian on a busy machine is not its fault.
     let deadline = Deadline::after(spec.timeout);

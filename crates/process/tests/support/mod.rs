@@ -26,6 +26,7 @@ pub(crate) fn ends_within(pid: Pid, patience: Duration) -> bool {
 }
 
 /// Whether the process has ended already.
+#[allow(dead_code, reason = "not every test binary asks")]
 pub(crate) fn has_ended(pid: Pid) -> bool {
     ends_within(pid, Duration::ZERO)
 }
