@@ -61,8 +61,8 @@ mod wreck;
 pub use agentos_core::crash_point;
 pub use crash::{
     Aftermath, Chaos, Family, Fault, KILL_REPLAYS_MAX, PATIENCE_DEFAULT, Position, PositionError,
-    SEED_VARIABLE, SHRINK_RUNS_MAX, SIZE_VARIABLE, STRIKE_VARIABLE, STRIKES_MAX, Side, Staged,
-    Strike, StrikeError, Subject, TRIES_MAX,
+    SEED_VARIABLE, SHRINK_RUNS_MAX, SIZE_VARIABLE, STRIKE_VARIABLE, STRIKES_MAX, Staged, Strike,
+    StrikeError, Subject, TRIES_MAX, When,
 };
 pub use error::{Failure, HarnessError};
 pub use evidence::DumpError;

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use agentos_chaos::report::crash::{Fate, json};
 use agentos_chaos::{
-    Aftermath, Chaos, ChaosReport, Family, Outcome, Run, ScenarioResult, Strike, Subject,
-    VictimSpec, crash_point,
+    Aftermath, Chaos, ChaosReport, Family, Outcome, Run, SEED_VARIABLE, SIZE_VARIABLE,
+    STRIKE_VARIABLE, ScenarioResult, Strike, Subject, VictimSpec, crash_point,
 };
+use agentos_process::CommandSpec;
 use tempfile::TempDir;
 
 const SEED: u64 = 8141;
@@ -19,10 +20,12 @@ const SEED: u64 = 8141;
 #[test]
 #[ignore = "a victim: the other tests start it"]
 fn victim() {
-    let variable = |name: &str| std::env::var(name).unwrap();
-    let size: u64 = variable("SIZE").parse().unwrap();
+    let Ok(how) = std::env::var("HOW") else {
+        return;
+    };
+    let size: u64 = std::env::var("SIZE").unwrap().parse().unwrap();
     for record in 1..=size {
-        match variable("HOW").as_str() {
+        match how.as_str() {
             "right" => save(record),
             // Every third is acknowledged before it is there.
             "hasty" if record % 3 == 0 => {
@@ -235,4 +238,49 @@ fn one_strike_is_replayed_alone() {
     assert_eq!(missed.count(Fate::Missed), 1);
     let expected = "point:log.acknowledged#2 was not reached";
     assert_eq!(missed.problems, [expected]);
+}
+
+/// What a user's test looks like; the variables of a replay line reach it.
+#[test]
+#[ignore = "started by the next test, with variables"]
+fn drives_the_hasty_program() {
+    if std::env::var_os(STRIKE_VARIABLE).is_none() {
+        return;
+    }
+    let artifacts = TempDir::new().unwrap();
+    drive(Subject::new("hasty", spec("hasty"), check_log), &artifacts)
+        .every_point()
+        .run()
+        .assert_passed();
+}
+
+#[test]
+fn the_replay_line_shows_a_violation_again_and_nothing_else() {
+    let run = |strike: &str, size: &str| {
+        let spec = CommandSpec::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "drives_the_hasty_program",
+                "--ignored",
+                "--nocapture",
+            ])
+            .env(STRIKE_VARIABLE, strike)
+            .env(SIZE_VARIABLE, size)
+            .env(SEED_VARIABLE, "5");
+        let finished = agentos_process::run(&spec).unwrap();
+        let words = [finished.stdout, finished.stderr].concat();
+        (finished.outcome.code(), String::from_utf8(words).unwrap())
+    };
+    let (code, words) = run("point:log.acknowledged#1", "3");
+    assert_eq!(code, Some(101), "{words}");
+    assert!(words.contains("seed 5, size 3, "), "{words}");
+    assert!(words.contains("3 acknowledged, 2 found"), "{words}");
+    assert!(words.contains("0 passed, 1 failed"), "{words}");
+    assert_eq!(run("point:log.after#1", "3").0, Some(0));
+    let (code, words) = run("point:log.after", "3");
+    assert_eq!(code, Some(101));
+    assert!(
+        words.contains("AGENTOS_CHAOS_STRIKE: \"point:log.after\" is no strike"),
+        "{words}"
+    );
 }

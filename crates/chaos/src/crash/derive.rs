@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::ANY_MOMENT;
 use super::calls::CallSeen;
 use super::points::Points;
-use super::strike::{Side, Strike};
+use super::strike::{Strike, When};
 use crate::prng::Prng;
 
 /// A strike, and what it is counted under.
@@ -43,10 +43,10 @@ pub(crate) fn points(points: &Points) -> Vec<Planned> {
 /// Both sides of every call, in order.
 pub(crate) fn calls(seen: &[CallSeen]) -> Vec<Planned> {
     let sides = |call: &CallSeen| {
-        [Side::Before, Side::After].map(|side| Planned {
+        [When::Before, When::After].map(|when| Planned {
             strike: Strike::Call {
                 position: call.position.clone(),
-                side,
+                when,
             },
             label: call.kind.clone(),
         })
@@ -191,7 +191,7 @@ mod tests {
             faults: faults.to_vec(),
         };
         let seen = [
-            call("1/1#1", &[Fault::Eio, Fault::Short]),
+            call("1/1#1", &[Fault::Eio, Fault::ShortWrite]),
             call("1/1#2", &[]),
         ];
         let sides = [

@@ -25,7 +25,7 @@ pub use driver::Chaos;
 pub use limits::{KILL_REPLAYS_MAX, PATIENCE_DEFAULT, SHRINK_RUNS_MAX, STRIKES_MAX, TRIES_MAX};
 pub use position::{Position, PositionError};
 pub use replay::{SEED_VARIABLE, SIZE_VARIABLE, STRIKE_VARIABLE};
-pub use strike::{Family, Fault, Side, Strike, StrikeError};
+pub use strike::{Family, Fault, Strike, StrikeError, When};
 pub use subject::{Aftermath, Staged, Subject};
 
 /// What a kill is counted under: nobody knows what it hit.

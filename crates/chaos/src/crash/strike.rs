@@ -47,8 +47,8 @@ pub enum Strike {
     Call {
         /// Which call.
         position: Position,
-        /// On which side of it.
-        side: Side,
+        /// Before or after it.
+        when: When,
     },
     /// `fail:1/1#17:EIO`: a system call fails.
     Fail {
@@ -61,7 +61,7 @@ pub enum Strike {
 
 /// On which side of a system call a process tree dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Side {
+pub enum When {
     /// The call has not happened.
     Before,
     /// The call has happened, and nobody has heard of it.
@@ -78,7 +78,7 @@ pub enum Fault {
     /// `EINTR`: a signal came first.
     Eintr,
     /// `short`: only a part is written.
-    Short,
+    ShortWrite,
 }
 
 /// The kinds of strikes, in the order of reports.
@@ -114,16 +114,16 @@ impl Strike {
     }
 }
 
-impl Side {
+impl When {
     fn as_str(self) -> &'static str {
         match self {
-            Side::Before => "before",
-            Side::After => "after",
+            When::Before => "before",
+            When::After => "after",
         }
     }
 }
 
-impl fmt::Display for Side {
+impl fmt::Display for When {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(self.as_str())
     }
@@ -131,14 +131,14 @@ impl fmt::Display for Side {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Fault; 4] = [Fault::Eio, Fault::Enospc, Fault::Eintr, Fault::Short];
+    pub const ALL: [Fault; 4] = [Fault::Eio, Fault::Enospc, Fault::Eintr, Fault::ShortWrite];
 
     fn as_str(self) -> &'static str {
         match self {
             Fault::Eio => "EIO",
             Fault::Enospc => "ENOSPC",
             Fault::Eintr => "EINTR",
-            Fault::Short => "short",
+            Fault::ShortWrite => "short",
         }
     }
 }
@@ -182,7 +182,7 @@ impl fmt::Display for Strike {
                 write!(f, "kill:{acks}acks+{}us", offset.as_micros())
             }
             Strike::Point { name, hit } => write!(f, "point:{name}#{hit}"),
-            Strike::Call { position, side } => write!(f, "call:{position}:{side}"),
+            Strike::Call { position, when } => write!(f, "call:{position}:{when}"),
             Strike::Fail { position, fault } => write!(f, "fail:{position}:{fault}"),
         }
     }
@@ -225,11 +225,11 @@ fn parse(text: &str) -> Option<Strike> {
             (!name.is_empty()).then_some(Strike::Point { name, hit })
         }
         "call" => {
-            let (position, side) = rest.rsplit_once(':')?;
-            let sides = [Side::Before, Side::After];
+            let (position, when) = rest.rsplit_once(':')?;
+            let whens = [When::Before, When::After];
             Some(Strike::Call {
                 position: position.parse().ok()?,
-                side: sides.into_iter().find(|one| one.as_str() == side)?,
+                when: whens.into_iter().find(|one| one.as_str() == when)?,
             })
         }
         "fail" => {
@@ -285,7 +285,7 @@ mod tests {
             ("[a-z#:.! é]{1,20}", 1..u64::MAX).prop_map(|(name, hit)| Strike::Point { name, hit }),
             (position(), any::<bool>()).prop_map(|(position, before)| Strike::Call {
                 position,
-                side: if before { Side::Before } else { Side::After },
+                when: if before { When::Before } else { When::After },
             }),
             (position(), proptest::sample::select(&Fault::ALL[..]))
                 .prop_map(|(position, fault)| Strike::Fail { position, fault }),
