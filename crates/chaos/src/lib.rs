@@ -10,6 +10,54 @@
 //!
 //! SIGKILL proves nothing about `fsync`: the page cache survives it.
 //!
+//! # Quick start
+//!
+//! A [`Subject`] is a program under test, and what must hold after a crash of it
+//! anywhere. [`Chaos`] finds the crashes. It runs the program once without
+//! striking it, counts what there is to strike, strikes each in a run of its own,
+//! and reduces what it finds to the smallest workload and the earliest strike.
+//! It is at home inside a `#[test]`.
+//!
+//! ```
+//! use agentos_chaos::{Chaos, Outcome, Subject, VictimSpec};
+//!
+//! // The program: it writes a line, then it says so.
+//! let append = "i=0; while [ $i -lt $SIZE ]; do i=$((i+1)); echo $i >> log; echo ack $i; done";
+//! let subject = Subject::new(
+//!     "log",
+//!     // How it is started in a fresh directory, for a workload of a size.
+//!     move |dir, size| {
+//!         let spec = VictimSpec::new("writer", "sh").args(["-c", append]);
+//!         spec.env("SIZE", size.to_string()).cwd(dir)
+//!     },
+//!     // What must hold when nothing of it runs any more.
+//!     |run, after| {
+//!         let log = std::fs::read_to_string(run.dir().join("log")).unwrap_or_default();
+//!         let (acked, found) = (after.acks().len(), log.lines().count());
+//!         let mut outcome = Outcome::passed();
+//!         outcome.check(acked <= found, || format!("{acked} acknowledged, {found} found"));
+//!         Ok(outcome)
+//!     },
+//! );
+//! Chaos::new(subject).kills(20).run().assert_passed();
+//! ```
+//!
+//! - [`Chaos::kills`] kills at seeded moments, [`Chaos::stability`] in many runs.
+//! - [`Chaos::every_syscall`] kills before and after every system call that
+//!   changes files or talks to others, and [`Chaos::faults`] lets each fail: of
+//!   any program, as it is.
+//! - [`Chaos::every_point`] kills at every place that the program names with
+//!   [`crash_point!`]. Give your crate a feature that turns on this crate's
+//!   `crash-points`, and build the victim with it; nothing of the points is in
+//!   any other build.
+//!
+//! A violation comes with one line that shows it again. The whole story is in
+//! `docs/CHAOS.md`.
+//!
+//! # By hand
+//!
+//! A [`Scenario`] decides by itself when its victims die.
+//!
 //! ```
 //! use agentos_chaos::report::terminal;
 //! use agentos_chaos::{Console, Outcome, Runner, Scenario, VictimSpec};

@@ -292,3 +292,58 @@ fn finish(victim: &mut Victim) -> Result<(), HarnessError> {
         Err(error) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use agentos_process::Exit;
+
+    use super::*;
+    use crate::transcript::Transcript;
+
+    fn subject() -> Subject {
+        let spec = |_: &std::path::Path, _| VictimSpec::new("nobody", "true");
+        Subject::new("subject", spec, |_, _| Ok(Outcome::passed()))
+    }
+
+    fn after(hit: Option<&str>, exit: Exit, hung: bool) -> Aftermath {
+        Aftermath {
+            strike: Strike::None,
+            size: 1,
+            transcript: Transcript {
+                exit: Some(exit),
+                ..Transcript::default()
+            },
+            hit: hit.map(str::to_owned),
+            hung,
+        }
+    }
+
+    #[test]
+    fn what_was_struck_may_end_badly_and_may_hang_only_where_that_is_allowed() {
+        let task = Task {
+            strike: Strike::None,
+            size: 1,
+            patience: Duration::from_millis(5),
+            counts: false,
+            traces: false,
+            acks: None,
+        };
+        let wrong = |subject: &Subject, after| wrongs(subject, &task, &after).join("; ");
+        let (well, badly) = (Exit::Exited { code: 0 }, Exit::Exited { code: 7 });
+        let killed = Exit::Signalled { signal: 9 };
+        let (strict, lax) = (subject(), subject().may_hang());
+        for subject in [&strict, &lax] {
+            assert_eq!(wrong(subject, after(None, well, false)), "");
+            assert_eq!(wrong(subject, after(Some("point a"), badly, false)), "");
+            assert_eq!(wrong(subject, after(Some("point a"), killed, false)), "");
+            let words = "nobody had struck it, and it ended with exit code 7";
+            assert_eq!(wrong(subject, after(None, badly, false)), words);
+            let words = "it did not end by itself within 5 ms";
+            assert_eq!(wrong(subject, after(None, killed, true)), words);
+        }
+        let hung = after(Some("fsync"), killed, true);
+        let words = "it did not end within 5 ms after fsync";
+        assert_eq!(wrong(&strict, hung.clone()), words);
+        assert_eq!(wrong(&lax, hung), "");
+    }
+}

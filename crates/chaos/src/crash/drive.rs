@@ -153,13 +153,13 @@ impl Drive {
 
     /// Runs that nobody strikes. What is counted in one would disturb the other:
     /// counting a point is a system call.
-    pub(crate) fn dry(&self, size: u64, wanted: Wanted) -> Option<Dry> {
+    pub(crate) fn dry(&self, size: u64, wanted: Wanted, keeps: bool) -> Option<Dry> {
         let mut dry = Dry::default();
         let plain = Task {
             counts: wanted.points,
             ..self.task(&Strike::None, size)
         };
-        let (run, landed) = self.once(plain, "", true)?;
+        let (run, landed) = self.once(plain, "", keeps)?;
         dry.runs.push(run);
         dry.points = landed.points;
         dry.ack_times = landed.ack_times;
@@ -169,7 +169,7 @@ impl Drive {
                 traces: true,
                 ..self.task(&Strike::None, size)
             };
-            let (run, landed) = self.once(traced, "", true)?;
+            let (run, landed) = self.once(traced, "", keeps)?;
             dry.runs.push(run);
             dry.calls = landed.calls;
         }
@@ -282,7 +282,7 @@ impl Drive {
             return Shown::OutOfRuns;
         }
         *left -= 1;
-        let Some(dry) = self.dry(size, wanted) else {
+        let Some(dry) = self.dry(size, wanted, false) else {
             return Shown::OutOfRuns;
         };
         if !dry.passed() {

@@ -310,7 +310,7 @@ impl Plan {
             points: self.points,
             calls: self.calls || self.faults,
         };
-        let Some(dry) = self.drive.dry(report.size, wanted) else {
+        let Some(dry) = self.drive.dry(report.size, wanted, true) else {
             return;
         };
         report.dry.clone_from(&dry.runs);

@@ -232,3 +232,117 @@ impl ChaosReport {
         assert!(self.exit_code() == 0, "\n{}", terminal::render(self));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(strike: &str, planned: &str, hit: Option<&str>, verdict: Verdict) -> StrikeRun {
+        StrikeRun {
+            strike: strike.parse().unwrap(),
+            size: 1,
+            planned: planned.to_owned(),
+            hit: hit.map(str::to_owned),
+            place: None,
+            tries: 1,
+            verdict,
+            reasons: Vec::new(),
+            position: None,
+            duration_ms: 0,
+            replay: String::new(),
+            evidence: None,
+        }
+    }
+
+    fn report(counted: &[(Family, &str, u64)], runs: Vec<StrikeRun>) -> ChaosReport {
+        let counted = counted
+            .iter()
+            .map(|(family, name, count)| ((*family, (*name).to_owned()), *count))
+            .collect();
+        ChaosReport {
+            subject: "subject".to_owned(),
+            goal: String::new(),
+            seed: 1,
+            size: 1,
+            jobs: 1,
+            interrupted: false,
+            dry: vec![run("none", "", None, Verdict::Passed)],
+            derived: runs.len(),
+            coverage: coverage(&counted, &runs),
+            runs,
+            violations: Vec::new(),
+            problems: Vec::new(),
+            stability: None,
+            duration_ms: 0,
+        }
+    }
+
+    /// Counted, planned, hit, missed, violated.
+    fn figures(report: &ChaosReport, name: &str) -> [u64; 5] {
+        let one = report.coverage.iter().find(|one| one.name == name).unwrap();
+        [one.counted, one.planned, one.hit, one.missed, one.violated]
+    }
+
+    #[test]
+    fn coverage_is_counted_over_what_was_really_hit() {
+        let runs = vec![
+            run(
+                "call:1/1#1:before",
+                "write file",
+                Some("write file"),
+                Verdict::Passed,
+            ),
+            run(
+                "call:1/1#2:before",
+                "write file",
+                Some("fsync file"),
+                Verdict::Violated,
+            ),
+            run("call:1/1#3:before", "write file", None, Verdict::Passed),
+            run("call:1/1#4:before", "write file", None, Verdict::Violated),
+        ];
+        let report = report(&[(Family::Call, "write file", 9)], runs);
+        assert_eq!(figures(&report, "write file"), [9, 4, 1, 1, 1]);
+        assert_eq!(figures(&report, "fsync file"), [0, 0, 1, 0, 1]);
+        assert_eq!(report.count(Fate::Missed), 1);
+        assert_eq!(report.exit_code(), 1);
+    }
+
+    #[test]
+    fn a_point_that_was_planned_and_never_died_at_fails_the_drive() {
+        let point = |name: &str, hit| run(&format!("point:{name}#1"), name, hit, Verdict::Passed);
+        let counted = [(Family::Point, "a", 1), (Family::Point, "b", 1)];
+        let missed = report(&counted, vec![point("a", Some("a")), point("b", None)]);
+        assert_eq!((missed.never_hit(), missed.exit_code()), (vec!["b"], 1));
+        // What the budget left out was not planned.
+        let sampled = report(&counted, vec![point("a", Some("a"))]);
+        assert_eq!((sampled.never_hit(), sampled.exit_code()), (vec![], 0));
+    }
+
+    #[test]
+    fn a_violation_weighs_most_and_what_was_not_shown_is_no_pass() {
+        let one = |verdict| run("kill:1acks+1us", "any moment", Some("any moment"), verdict);
+        let code = |change: &dyn Fn(&mut ChaosReport)| {
+            let mut report = report(&[], vec![one(Verdict::Passed)]);
+            change(&mut report);
+            report.exit_code()
+        };
+        assert_eq!(code(&|_| {}), 0);
+        assert_eq!(code(&|report| report.problems.push(String::new())), 2);
+        assert_eq!(
+            code(&|report| report.runs.push(one(Verdict::Inconclusive))),
+            2
+        );
+        assert_eq!(code(&|report| report.interrupted = true), EXIT_INTERRUPTED);
+        let violated = |report: &mut ChaosReport| {
+            report.interrupted = true;
+            report.problems.push(String::new());
+            report.runs.push(one(Verdict::Inconclusive));
+            report.runs.push(one(Verdict::Violated));
+        };
+        assert_eq!(code(&violated), 1);
+        let dry = |report: &mut ChaosReport| report.dry[0].verdict = Verdict::Violated;
+        assert_eq!(code(&dry), 1);
+        assert_eq!(code(&|report| report.dry.clear()), 0);
+    }
+}
