@@ -100,6 +100,7 @@ fn each_crate_depends_only_on_what_is_below_it() {
         ("agentos-core", &[][..]),
         ("agentos-process", &[]),
         ("agentos-store", &["agentos-core"]),
+        ("agentos-tracer", &["agentos-process"]),
         ("agentos-checkpoints", &["agentos-core", "agentos-process"]),
         ("agentos-chaos", &["agentos-core", "agentos-process"]),
         ("agentos-recovery", &["agentos-core", "agentos-checkpoints"]),

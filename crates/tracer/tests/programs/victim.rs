@@ -1,0 +1,113 @@
+//! A program that exists to be traced: one role per name.
+
+#![allow(
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "it is no library: it prints acknowledgements and starts children of its own"
+)]
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::process::Command;
+use std::thread;
+
+fn main() -> io::Result<()> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["writer", path] => writer(path),
+        ["fallible", path] => fallible(path),
+        ["threads", folder] => threads(folder),
+        ["forks", depth] => forks(depth),
+        ["reads", count] => reads(count),
+        ["vector", path] => vector(path),
+        _ => Err(io::Error::other("no such role")),
+    }
+}
+
+/// Creates a file, writes to it three times, syncs it, and acknowledges each.
+fn writer(path: &str) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    for word in ["one", "two", "three"] {
+        file.write_all(word.as_bytes())?;
+        println!("ack {word}");
+    }
+    file.sync_all()?;
+    std::fs::rename(path, format!("{path}.done"))
+}
+
+/// Makes one write and one sync, and says how each went.
+fn fallible(path: &str) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    for _ in 0..2 {
+        match file.write(b"twelve bytes") {
+            Ok(bytes) => println!("wrote {bytes}"),
+            Err(error) => println!("{:?} {:?}", error.kind(), error.raw_os_error()),
+        }
+    }
+    match file.sync_data() {
+        Ok(()) => println!("synced"),
+        Err(error) => println!("{:?} {:?}", error.kind(), error.raw_os_error()),
+    }
+    Ok(())
+}
+
+/// Three threads, each with a file and a thread of its own, started one after
+/// the other and run at the same time.
+fn threads(folder: &str) -> io::Result<()> {
+    let run = |name: String| -> io::Result<()> {
+        let mut file = File::create(name)?;
+        for _ in 0..5 {
+            file.write_all(b"x")?;
+        }
+        Ok(())
+    };
+    let threads: Vec<_> = (0..3)
+        .map(|k| {
+            let name = format!("{folder}/{k}");
+            thread::spawn(move || {
+                let inner = format!("{name}.inner");
+                let inner = thread::spawn(move || run(inner));
+                run(name)?;
+                inner.join().map_err(|_| io::Error::other("a panic"))?
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().map_err(|_| io::Error::other("a panic"))??;
+    }
+    Ok(())
+}
+
+/// A chain of processes, each of which says its id and waits for its child.
+fn forks(depth: &str) -> io::Result<()> {
+    let depth: u32 = depth.parse().map_err(io::Error::other)?;
+    println!("pid {}", std::process::id());
+    if depth > 0 {
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["forks", &(depth - 1).to_string()])
+            .spawn()?;
+        child.wait()?;
+    } else {
+        println!("deep");
+    }
+    Ok(())
+}
+
+/// Makes many calls that change nothing.
+fn reads(count: &str) -> io::Result<()> {
+    let count: u32 = count.parse().map_err(io::Error::other)?;
+    for _ in 0..count {
+        let _ = rustix::process::getppid();
+    }
+    Ok(())
+}
+
+/// Writes several buffers at once, then one as a vector.
+fn vector(path: &str) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    let pieces = [b"aaaa", b"bbbb", b"cccc", b"dddd"].map(|piece| io::IoSlice::new(piece));
+    println!("{}", file.write_vectored(&pieces)?);
+    println!("{}", file.write_vectored(&pieces[..1])?);
+    Ok(())
+}
