@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agentos_chaos::{Console, Interrupt, Report, Runner, fresh_seed, report};
+use agentos_chaos::{Chaos, Console, Interrupt, Report, Runner, Subject, fresh_seed, report};
 use agentos_process::CommandSpec;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::cli::{ChaosArgs, CommonArgs, ReportArgs, TIMEOUT_S};
-use crate::scenarios;
 use crate::victims::{self, Role};
+use crate::{scenarios, subjects};
 
 /// The exit code of a command that was interrupted.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -35,12 +35,36 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         }
         return Ok(ExitCode::SUCCESS);
     }
+    if arguments.exhaustive {
+        return exhaustive(arguments);
+    }
     let chosen = scenarios::chosen(&all, &arguments.scenarios, arguments.every)?;
     let report = runner(common)?
         .verbose(arguments.verbose)
         .keep(arguments.keep)
         .run(&chosen);
     finish(&report, common.report.json.as_deref())
+}
+
+/// Every subject that is named, at every point and call.
+fn exhaustive(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let named = |subject: &Subject| {
+        arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|n| n == subject.name())
+    };
+    let mut code = 0;
+    for subject in subjects::all(arguments.common.canary) {
+        if !named(&subject) {
+            continue;
+        }
+        let report = Chaos::new(subject)
+            .runner(runner(&arguments.common)?)
+            .every_point()
+            .every_syscall()
+            .run();
+        show(&report::crash::terminal::render(&report))?;
+        code = code.max(report.exit_code());
+    }
+    Ok(ExitCode::from(code))
 }
 
 /// Prints and writes a report; gives its exit code.

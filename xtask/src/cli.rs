@@ -66,6 +66,9 @@ pub(crate) struct ChaosArgs {
     /// List the scenarios and stop.
     #[arg(long)]
     pub(crate) list: bool,
+    /// Strike each scenario's victim at every named point and at every system call.
+    #[arg(long)]
+    pub(crate) exhaustive: bool,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
     /// Keep the directories of all runs.

@@ -15,6 +15,7 @@ mod port;
 mod scenarios;
 mod soak;
 mod stability;
+mod subjects;
 mod victims;
 mod work;
 
