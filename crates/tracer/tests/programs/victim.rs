@@ -8,8 +8,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::thread;
+
+use agentos_process::{CommandSpec, Sink};
+use agentos_tracer::{Plan, TraceError, Tracer};
 
 fn main() -> io::Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -19,8 +23,9 @@ fn main() -> io::Result<()> {
         ["fallible", path] => fallible(path),
         ["threads", folder] => threads(folder),
         ["forks", depth] => forks(depth),
-        ["reads", count] => reads(count),
         ["vector", path] => vector(path),
+        ["exec-thread", folder] => exec_thread(folder),
+        ["tracer"] => tracer(),
         _ => Err(io::Error::other("no such role")),
     }
 }
@@ -94,20 +99,34 @@ fn forks(depth: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes many calls that change nothing.
-fn reads(count: &str) -> io::Result<()> {
-    let count: u32 = count.parse().map_err(io::Error::other)?;
-    for _ in 0..count {
-        let _ = rustix::process::getppid();
-    }
-    Ok(())
-}
-
 /// Writes several buffers at once, then one as a vector.
 fn vector(path: &str) -> io::Result<()> {
     let mut file = File::create(path)?;
     let pieces = [b"aaaa", b"bbbb", b"cccc", b"dddd"].map(|piece| io::IoSlice::new(piece));
     println!("{}", file.write_vectored(&pieces)?);
     println!("{}", file.write_vectored(&pieces[..1])?);
+    Ok(())
+}
+
+/// Writes a file from its main thread, another from a second thread, and has
+/// that one execute a shell, which replaces them both.
+fn exec_thread(folder: &str) -> io::Result<()> {
+    std::fs::write(format!("{folder}/main"), "m")?;
+    let name = format!("{folder}/second");
+    let second = thread::spawn(move || -> io::Result<()> {
+        std::fs::write(name, "s")?;
+        Err(Command::new("/bin/sh").args(["-c", "echo third"]).exec())
+    });
+    second.join().map_err(|_| io::Error::other("a panic"))?
+}
+
+/// Tries to trace a program of its own, and says what came of it.
+fn tracer() -> io::Result<()> {
+    let spec = CommandSpec::shell("exit 0");
+    match Tracer::new(Plan::Count).spawn(&spec, Sink::Null) {
+        Ok(_) => println!("traced"),
+        Err(TraceError::NotPermitted { doing, source }) => println!("{doing}: {:?}", source.kind()),
+        Err(other) => println!("{other:?}"),
+    }
     Ok(())
 }
