@@ -119,3 +119,27 @@ fn a_process_that_left_its_group_is_killed_with_the_tree() {
     assert!(trace.left_running);
     assert!(has_ended(pid));
 }
+
+/// Goal: no kill, at whatever moment, leaves a process that waits for its tracer.
+/// Method: a tree that forks without end, killed from outside after a number of
+/// lines, and killed by plan at a number of calls.
+#[test]
+fn a_tree_that_forks_without_end_is_gone_after_any_kill() {
+    let text = "while :; do (echo a; (echo b; :) & :) & (echo c; exec true); done";
+    for round in 0..20_u64 {
+        let mut tracer = Tracer::new(Plan::Count);
+        let mut child = tracer.spawn(&CommandSpec::shell(text), Sink::Null).unwrap();
+        for _ in 0..=round {
+            line_of(&mut child);
+        }
+        assert!(child.kill().unwrap().is_sigkill());
+        let trace = tracer.finish(PATIENCE).unwrap();
+        assert!(!trace.left_running, "{round}");
+
+        let place = at(&format!("1.{}/1#1", 2 * round + 2));
+        let when = [When::Before, When::After][round as usize % 2];
+        let seen = run(&CommandSpec::shell(text), Plan::kill(place, when));
+        assert!(seen.exit.is_sigkill(), "{round}");
+        assert!(seen.trace.hit.is_some(), "{round}");
+    }
+}
