@@ -102,7 +102,10 @@ fn each_crate_depends_only_on_what_is_below_it() {
         ("agentos-store", &["agentos-core"]),
         ("agentos-tracer", &["agentos-process"]),
         ("agentos-checkpoints", &["agentos-core", "agentos-process"]),
-        ("agentos-chaos", &["agentos-core", "agentos-process"]),
+        (
+            "agentos-chaos",
+            &["agentos-core", "agentos-process", "agentos-tracer"],
+        ),
         ("agentos-recovery", &["agentos-core", "agentos-checkpoints"]),
         ("agentos-worker-pool", &["agentos-core"]),
         ("agentos-idempotency", &["agentos-core", "agentos-process"]),

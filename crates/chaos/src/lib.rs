@@ -107,10 +107,10 @@ mod verdict;
 mod wreck;
 
 pub use agentos_core::crash_point;
+pub use agentos_tracer::{Fault, Position, PositionError, When};
 pub use crash::{
-    Aftermath, Chaos, Family, Fault, KILL_REPLAYS_MAX, PATIENCE_DEFAULT, Position, PositionError,
-    SEED_VARIABLE, SHRINK_RUNS_MAX, SIZE_VARIABLE, STRIKE_VARIABLE, STRIKES_MAX, Staged, Strike,
-    StrikeError, Subject, TRIES_MAX, When,
+    Aftermath, Chaos, Family, KILL_REPLAYS_MAX, PATIENCE_DEFAULT, SEED_VARIABLE, SHRINK_RUNS_MAX,
+    SIZE_VARIABLE, STRIKE_VARIABLE, STRIKES_MAX, Staged, Strike, StrikeError, Subject, TRIES_MAX,
 };
 pub use error::{Failure, HarnessError};
 pub use evidence::DumpError;

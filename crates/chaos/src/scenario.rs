@@ -10,6 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agentos_process::Spawner;
+
 use crate::clock::End;
 use crate::error::{Failure, HarnessError};
 use crate::interrupt::Interrupt;
@@ -207,6 +209,29 @@ impl Run {
     ///
     /// As [`Victim::start`].
     pub fn start(&mut self, spec: &VictimSpec) -> Result<Victim, HarnessError> {
+        self.start_with(spec, None)
+    }
+
+    /// As [`start`](Self::start), by a spawner that takes charge of the victim:
+    /// a tracer, for one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Victim::start`], and [`HarnessError::Machine`] when the spawner is
+    /// to blame.
+    pub fn start_by(
+        &mut self,
+        spec: &VictimSpec,
+        spawner: &mut dyn Spawner,
+    ) -> Result<Victim, HarnessError> {
+        self.start_with(spec, Some(spawner))
+    }
+
+    fn start_with(
+        &mut self,
+        spec: &VictimSpec,
+        spawner: Option<&mut dyn Spawner>,
+    ) -> Result<Victim, HarnessError> {
         let number = self.victims.len() + 1;
         let spec = match spec.log() {
             Some(_) => spec.clone(),
@@ -216,7 +241,7 @@ impl Run {
             }
         };
         let transcript = Shared::new(spec.name());
-        let victim = Victim::start_for(&spec, transcript.clone(), self.end.clone())?;
+        let victim = Victim::start_for(&spec, transcript.clone(), self.end.clone(), spawner)?;
         self.victims.push(transcript);
         Ok(victim)
     }

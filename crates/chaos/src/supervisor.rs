@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentos_core::Deadline;
-use agentos_process::{Child, CommandSpec, Exit, NextLine, ProcessError, Signal, Sink};
+use agentos_process::{Child, CommandSpec, Exit, NextLine, ProcessError, Signal, Sink, Spawner};
 
 use crate::clock::{self, End};
 use crate::error::HarnessError;
@@ -128,13 +128,14 @@ impl Victim {
     /// [`HarnessError::Machine`] when the machine has no room for it.
     pub fn start(spec: &VictimSpec) -> Result<Victim, HarnessError> {
         let end = End::new(WAIT_MAX, Interrupt::new());
-        Victim::start_for(spec, Shared::new(&spec.name), end)
+        Victim::start_for(spec, Shared::new(&spec.name), end, None)
     }
 
     pub(crate) fn start_for(
         spec: &VictimSpec,
         transcript: Shared,
         end: End,
+        spawner: Option<&mut dyn Spawner>,
     ) -> Result<Victim, HarnessError> {
         let stderr = match &spec.stderr_log {
             None => Sink::Null,
@@ -145,7 +146,11 @@ impl Victim {
                 .map(Sink::File)
                 .map_err(HarnessError::machine(format!("open {}", path.display())))?,
         };
-        let child = Child::spawn(&spec.command, stderr).map_err(|source| {
+        let child = match spawner {
+            None => Child::spawn(&spec.command, stderr),
+            Some(spawner) => Child::spawn_by(&spec.command, stderr, spawner),
+        };
+        let child = child.map_err(|source| {
             if source.is_machine() {
                 HarnessError::machine(format!("start victim {}", spec.name))(source)
             } else {

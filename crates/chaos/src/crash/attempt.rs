@@ -56,6 +56,8 @@ pub(crate) struct Landed {
     pub(crate) ended: Duration,
     pub(crate) points: Points,
     pub(crate) calls: Vec<CallSeen>,
+    /// Calls that cannot be struck.
+    pub(crate) unseen: Vec<String>,
 }
 
 /// Where a run leaves what came of it.
@@ -194,7 +196,7 @@ fn strike(run: &mut Run, spec: &VictimSpec, task: &Task) -> Result<Struck, Failu
             .env(DIE_VARIABLE, format!("{name}#{hit}"))
             .kills_itself();
     }
-    let mut tracing = Tracing::wanted(&task.strike, task.traces)?;
+    let mut tracing = Tracing::wanted(&task.strike, task.traces);
     if tracing.is_some() {
         spec = spec.kills_itself();
     }
@@ -230,9 +232,10 @@ fn strike(run: &mut Run, spec: &VictimSpec, task: &Task) -> Result<Struck, Failu
         }
     }
     if let Some(tracing) = tracing {
-        let (calls, hit) = tracing.end()?;
-        landed.calls = calls;
-        landed.hit = landed.hit.or(hit);
+        let seen = tracing.end()?;
+        landed.hit = seen.hit;
+        landed.calls = seen.calls;
+        landed.unseen = seen.unseen;
     }
     let killed = victim.transcript();
     if landed.hit.is_none() && !hung && killed.exit.is_some_and(|exit| exit.is_sigkill()) {

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use agentos_tracer::When;
+
 use super::ANY_MOMENT;
-use super::calls::CallSeen;
+use super::calls::{self, CallSeen};
 use super::points::Points;
-use super::strike::{Strike, When};
+use super::strike::Strike;
 use crate::prng::Prng;
 
 /// A strike, and what it is counted under.
@@ -62,7 +64,7 @@ pub(crate) fn faults(seen: &[CallSeen]) -> Vec<Planned> {
                 position: call.position.clone(),
                 fault,
             },
-            label: format!("{} {fault}", call.kind),
+            label: calls::failing(&call.kind, fault),
         };
         call.faults.iter().copied().map(planned).collect::<Vec<_>>()
     };
@@ -160,8 +162,8 @@ pub(crate) fn sample(planned: Vec<Planned>, budget: usize, rng: &mut Prng) -> Ve
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::strike::Fault;
     use super::*;
+    use agentos_tracer::Fault;
 
     fn texts(planned: &[Planned]) -> Vec<String> {
         planned.iter().map(|one| one.strike.to_string()).collect()

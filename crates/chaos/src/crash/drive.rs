@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::ANY_MOMENT;
 use super::attempt::{self, Landed, Task};
-use super::calls::CallSeen;
+use super::calls::{CallSeen, failing};
 use super::derive::{self, Planned};
 use super::limits::{EVIDENCE_MAX, KILL_REPLAYS_MAX, TRIES_MAX};
 use super::points::Points;
@@ -48,6 +48,7 @@ pub(crate) struct Dry {
     pub(crate) runs: Vec<StrikeRun>,
     pub(crate) points: Points,
     pub(crate) calls: Vec<CallSeen>,
+    pub(crate) unseen: Vec<String>,
     pub(crate) ack_times: Vec<Duration>,
     pub(crate) ended: Duration,
 }
@@ -57,15 +58,21 @@ impl Dry {
         !self.runs.is_empty() && self.runs.iter().all(|run| run.verdict == Verdict::Passed)
     }
 
-    /// What there is of each name.
-    pub(crate) fn counted(&self) -> BTreeMap<(Family, String), u64> {
+    /// What there is of each name, to be killed at and to fail.
+    pub(crate) fn counted(&self, calls: bool, faults: bool) -> BTreeMap<(Family, String), u64> {
         let points = self.points.totals().into_iter();
         let mut counted: BTreeMap<_, _> = points
             .map(|(name, count)| ((Family::Point, name), count))
             .collect();
         for call in &self.calls {
-            let key = (Family::Call, call.kind.clone());
-            *counted.entry(key).or_default() += 1;
+            if calls {
+                let key = (Family::Call, call.kind.clone());
+                *counted.entry(key).or_default() += 1;
+            }
+            for fault in call.faults.iter().filter(|_| faults) {
+                let key = (Family::Fail, failing(&call.kind, *fault));
+                *counted.entry(key).or_default() += 1;
+            }
         }
         counted
     }
@@ -172,6 +179,7 @@ impl Drive {
             let (run, landed) = self.once(traced, "", keeps)?;
             dry.runs.push(run);
             dry.calls = landed.calls;
+            dry.unseen = landed.unseen;
         }
         Some(dry)
     }

@@ -314,7 +314,8 @@ impl Plan {
             return;
         };
         report.dry.clone_from(&dry.runs);
-        report.coverage = coverage(&dry.counted(), &[]);
+        let counted = dry.counted(self.calls, self.faults);
+        report.coverage = coverage(&counted, &[]);
         dry.runs.iter().for_each(|run| self.tell(run));
         if !dry.passed() {
             return;
@@ -334,7 +335,7 @@ impl Plan {
             bar.inc(1);
         });
         bar.finish_and_clear();
-        report.coverage = coverage(&dry.counted(), &report.runs);
+        report.coverage = coverage(&counted, &report.runs);
         report.problems.extend(problems(self, &dry, report));
         self.shrink(report);
         if let Some(runs) = self.stability {
@@ -432,7 +433,7 @@ fn as_found(run: &StrikeRun) -> Violation {
 
 /// Why the runs do not show what was asked for.
 fn problems(plan: &Plan, dry: &Dry, report: &ChaosReport) -> Vec<String> {
-    let mut problems = Vec::new();
+    let mut problems = dry.unseen.clone();
     if plan.points && dry.points.reached.is_empty() {
         problems.push(
             "no crash point was reached: is the program built with the feature crash-points?"

@@ -15,7 +15,6 @@ mod drive;
 mod driver;
 mod limits;
 mod points;
-mod position;
 mod replay;
 mod shrink;
 pub(crate) mod strike;
@@ -23,9 +22,8 @@ pub(crate) mod subject;
 
 pub use driver::Chaos;
 pub use limits::{KILL_REPLAYS_MAX, PATIENCE_DEFAULT, SHRINK_RUNS_MAX, STRIKES_MAX, TRIES_MAX};
-pub use position::{Position, PositionError};
 pub use replay::{SEED_VARIABLE, SIZE_VARIABLE, STRIKE_VARIABLE};
-pub use strike::{Family, Fault, Strike, StrikeError, When};
+pub use strike::{Family, Strike, StrikeError};
 pub use subject::{Aftermath, Staged, Subject};
 
 /// What a kill is counted under: nobody knows what it hit.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::de::{Deserialize, Deserializer, Error as _};
 use serde::ser::{Serialize, Serializer};
 
-use super::position::Position;
+use agentos_tracer::{Fault, Position, When};
 
 /// How a run is struck.
 ///
@@ -59,28 +59,6 @@ pub enum Strike {
     },
 }
 
-/// On which side of a system call a process tree dies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum When {
-    /// The call has not happened.
-    Before,
-    /// The call has happened, and nobody has heard of it.
-    After,
-}
-
-/// In which way a system call fails.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Fault {
-    /// `EIO`: an error of the device.
-    Eio,
-    /// `ENOSPC`: no room is left.
-    Enospc,
-    /// `EINTR`: a signal came first.
-    Eintr,
-    /// `short`: only a part is written.
-    ShortWrite,
-}
-
 /// The kinds of strikes, in the order of reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Family {
@@ -111,41 +89,6 @@ impl Strike {
     /// Whether the strike is meant to end the victim.
     pub fn kills(&self) -> bool {
         matches!(self.family(), Family::Kill | Family::Point | Family::Call)
-    }
-}
-
-impl When {
-    fn as_str(self) -> &'static str {
-        match self {
-            When::Before => "before",
-            When::After => "after",
-        }
-    }
-}
-
-impl fmt::Display for When {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
-
-impl Fault {
-    /// All of them.
-    pub const ALL: [Fault; 4] = [Fault::Eio, Fault::Enospc, Fault::Eintr, Fault::ShortWrite];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Fault::Eio => "EIO",
-            Fault::Enospc => "ENOSPC",
-            Fault::Eintr => "EINTR",
-            Fault::ShortWrite => "short",
-        }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
     }
 }
 
@@ -226,17 +169,16 @@ fn parse(text: &str) -> Option<Strike> {
         }
         "call" => {
             let (position, when) = rest.rsplit_once(':')?;
-            let whens = [When::Before, When::After];
             Some(Strike::Call {
                 position: position.parse().ok()?,
-                when: whens.into_iter().find(|one| one.as_str() == when)?,
+                when: when.parse().ok()?,
             })
         }
         "fail" => {
             let (position, fault) = rest.rsplit_once(':')?;
             Some(Strike::Fail {
                 position: position.parse().ok()?,
-                fault: Fault::ALL.into_iter().find(|one| one.as_str() == fault)?,
+                fault: fault.parse().ok()?,
             })
         }
         _ => None,
@@ -259,6 +201,7 @@ impl<'de> Deserialize<'de> for Strike {
 
 #[cfg(test)]
 mod tests {
+    use agentos_tracer::{ProcessPath, ThreadPath};
     use proptest::prelude::*;
 
     use super::*;
@@ -266,12 +209,14 @@ mod tests {
     fn position() -> impl Strategy<Value = Position> {
         let path = || proptest::collection::vec(1..50_u32, 1..4);
         (path(), path(), 1..100_000_u64).prop_map(|(process, thread, nth)| {
-            let join = |path: Vec<u32>| {
-                let path: Vec<String> = path.iter().map(u32::to_string).collect();
-                path.join(".")
-            };
-            let text = format!("{}/{}#{nth}", join(process), join(thread));
-            text.parse().unwrap()
+            let creator = ThreadPath::main().child(7);
+            let process = process
+                .into_iter()
+                .fold(ProcessPath::root(), |path, k| path.child(&creator, k));
+            let thread = thread
+                .into_iter()
+                .fold(ThreadPath::main(), |path, k| path.child(k));
+            Position::new(process, thread, nth)
         })
     }
 
