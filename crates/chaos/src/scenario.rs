@@ -246,6 +246,13 @@ impl Run {
         Ok(victim)
     }
 
+    /// Makes [`dir`](Run::dir) fresh and empty once more. Nothing may run there
+    /// any more.
+    pub(crate) fn clear(&self) -> io::Result<()> {
+        std::fs::remove_dir_all(&self.dir)?;
+        std::fs::create_dir(&self.dir)
+    }
+
     /// A fresh, empty directory beside [`dir`](Run::dir), of which the victims'
     /// code knows nothing.
     pub(crate) fn apart(&self, name: &str) -> io::Result<PathBuf> {

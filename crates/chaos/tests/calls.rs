@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use agentos_chaos::report::crash::{Fate, terminal};
@@ -194,4 +195,32 @@ fn a_victim_that_hangs_after_a_fault_is_a_violation_unless_it_may() {
         "{reason}"
     );
     drive(Subject::new("waits", shell(body), check_log).may_hang()).assert_passed();
+}
+
+/// Goal: where the n-th call is another one than in the dry run, the run says so.
+/// Method: the program makes a file until it was traced once, and talks from then on.
+#[test]
+fn coverage_is_counted_by_the_call_that_was_really_hit() {
+    let dir = TempDir::new().unwrap();
+    let mark = dir.path().join("traced");
+    let (seen, runs) = (mark.clone(), AtomicU32::new(0));
+    let spec = move |dir: &Path, size| {
+        shell("if [ -e $MARK ]; then echo talk; else : > made; fi")(dir, size).env("MARK", &mark)
+    };
+    let check = move |_: &mut Run, _: &Aftermath| {
+        if runs.fetch_add(1, Ordering::SeqCst) == 1 {
+            fs::write(&seen, "")?;
+        }
+        Ok(Outcome::passed())
+    };
+    let report = drive(Subject::new("changes", spec, check), &dir)
+        .size(1)
+        .every_syscall()
+        .run();
+    report.assert_passed();
+    let covered = |name| covered(&report, Family::Call, name);
+    assert_eq!(covered("openat file"), [1, 2, 0, 0, 0]);
+    assert_eq!(covered("write pipe"), [0, 0, 2, 0, 0]);
+    let place = report.runs[0].place.as_ref().unwrap();
+    assert_eq!(place, "write pipe at 1/1#1");
 }

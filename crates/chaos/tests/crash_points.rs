@@ -40,11 +40,27 @@ fn victim() {
                 crash_point!("log.between");
                 append("index", record);
             }
+            // Another process does the work, and is started anew when it dies.
+            "supervised" => {
+                while !agentos_process::run(&worker(record)).unwrap().success() {}
+                continue;
+            }
+            "worker" => {
+                save(record);
+                continue;
+            }
             how => panic!("{how}"),
         }
         acknowledge(record);
         crash_point!("log.said");
     }
+}
+
+fn worker(record: u64) -> CommandSpec {
+    CommandSpec::new(std::env::current_exe().unwrap())
+        .args(["--exact", "victim", "--ignored", "--nocapture"])
+        .env("HOW", "worker")
+        .env("SIZE", record.to_string())
 }
 
 fn save(record: u64) {
@@ -214,6 +230,32 @@ fn two_files_where_one_should_do_are_found_at_the_first_record() {
         report.violations[0].reasons,
         ["1 records, 0 of them in the index"]
     );
+}
+
+/// Goal: a worker that dies at a point is not killed for ever.
+/// Method: the first worker saves one record, the second two; a worker that dies is
+/// followed by another, so that all is there in the end.
+#[test]
+fn of_many_processes_one_dies_at_a_point() {
+    let artifacts = TempDir::new().unwrap();
+    let all_there = |run: &mut Run, after: &Aftermath| {
+        let log = read(run, "log");
+        let mut outcome = Outcome::passed();
+        outcome.check(after.finished(), || format!("{:?}", after.exit()));
+        // A record is there twice where the worker died after it was saved.
+        let found: Vec<&str> = log.lines().collect();
+        outcome.check(found.starts_with(&["1"]) && found.ends_with(&["2"]), || {
+            log.clone()
+        });
+        outcome.check((3..=5).contains(&found.len()), || log.clone());
+        Ok(outcome)
+    };
+    let subject = Subject::new("supervised", spec("supervised"), all_there);
+    let report = drive(subject, &artifacts).size(2).every_point().run();
+    report.assert_passed();
+    // Reached three times in all, and at most twice in one process.
+    assert_eq!(covered(&report, "log.before"), [3, 2, 2, 0, 0]);
+    assert_eq!(covered(&report, "log.after"), [3, 2, 2, 0, 0]);
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use agentos_chaos::report::crash::{Fate, StrikeRun, html, terminal};
 use agentos_chaos::{
-    Aftermath, Chaos, Failure, Family, Outcome, Run, ScenarioResult, Staged, Strike, Subject,
-    Verdict, VictimSpec,
+    Aftermath, Chaos, Console, Failure, Family, Interrupt, Outcome, Run, Runner, ScenarioResult,
+    Staged, Strike, Subject, Verdict, VictimSpec,
 };
 use tempfile::TempDir;
 
@@ -240,4 +240,59 @@ fn without_runs_a_violation_stays_as_it_was_found() {
     let violation = &report.violations[0];
     assert_eq!((violation.size, violation.runs), (4, 0));
     assert_eq!(violation.strike, violation.found.strike);
+}
+
+/// Goal: a victim that is faster than it was in the dry run is killed all the same.
+/// Method: it waits only where nobody was before it.
+#[test]
+fn a_kill_that_comes_too_late_is_made_earlier() {
+    let dir = TempDir::new().unwrap();
+    let mark = dir.path().join("slow");
+    fs::write(&mark, "").unwrap();
+    let wait = "if mv $MARK $MARK.$$ 2>/dev/null; then sleep 1; fi; echo ack 1; echo ack 2";
+    let subject = Subject::new(
+        "sometimes",
+        move |dir, _| {
+            VictimSpec::new("writer", "sh")
+                .args(["-c", wait])
+                .env("MARK", &mark)
+                .cwd(dir)
+        },
+        |_, after| {
+            let mut outcome = Outcome::passed();
+            outcome.metric("acked", after.acks().len());
+            Ok(outcome)
+        },
+    );
+    let report = drive(subject, &dir).stability(10).run();
+    report.assert_passed();
+    assert!(report.dry[0].duration_ms >= 1000);
+    assert_eq!(report.stability.unwrap().counts().passed, 10);
+}
+
+#[test]
+fn an_interrupted_drive_says_so_and_runs_no_more() {
+    let dir = TempDir::new().unwrap();
+    let interrupt = Interrupt::new();
+    let raise = interrupt.clone();
+    let subject = Subject::new("right", shell(RIGHT), move |run, after| {
+        if after.hit.is_some() {
+            raise
+                .flag()
+                .store(true, std::sync::atomic::Ordering::SeqCst);
+        }
+        check(run, after)
+    });
+    let runner = Runner::new(SEED)
+        .console(Console::Silent)
+        .interrupt(interrupt);
+    let report = drive(subject, &dir)
+        .runner(runner)
+        .kills(50)
+        .jobs(1)
+        .stability(5)
+        .run();
+    assert!(report.interrupted);
+    assert_eq!(report.exit_code(), 130);
+    assert!(report.runs.len() < 50);
 }

@@ -18,8 +18,13 @@ pub const COUNT_VARIABLE: &str = "AGENTOS_CRASH_POINTS_COUNT";
 
 /// The variable `NAME#N`: a process sends itself SIGKILL when it reaches that
 /// point for the `N`-th time, from 1. Every process that inherits it counts for
-/// itself. Nothing reads this in a normal build.
+/// itself. Where points are counted as well, only the first one dies: a program
+/// that starts its workers anew shall come to its end. Nothing reads this in a
+/// normal build.
 pub const DIE_VARIABLE: &str = "AGENTOS_CRASH_POINT_DIE";
+
+/// The file beside the counts that the process makes that is about to die.
+pub const DIED_FILE: &str = "died";
 
 /// What begins the line of the point at which a process died.
 pub const DIED_MARK: char = '!';

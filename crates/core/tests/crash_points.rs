@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use agentos_core::crash_point::{COUNT_VARIABLE, DIE_VARIABLE};
+use agentos_core::crash_point::{COUNT_VARIABLE, DIE_VARIABLE, DIED_FILE};
 use agentos_process::{CommandSpec, Finished, Outcome};
 use std::time::Duration;
 use tempfile::TempDir;
@@ -51,10 +51,12 @@ fn run(program: &Path, variables: &[(&str, &Path)]) -> Finished {
 }
 
 /// The lines of the one file that a process left in `counts`, which is emptied.
+/// The mark of a death is none.
 fn counted(counts: &Path) -> Vec<String> {
     let files: Vec<PathBuf> = fs::read_dir(counts)
         .unwrap()
         .map(|entry| entry.unwrap().path())
+        .filter(|path| !path.ends_with(DIED_FILE))
         .collect();
     assert!(files.len() <= 1, "{files:?}");
     let mut lines = Vec::new();
@@ -108,6 +110,12 @@ fn a_normal_build_has_neither_the_names_nor_the_variables_and_obeys_nobody() {
     assert_eq!(finished.stdout, b"ack 1\nack 2\n");
     let died = ["example.before_saying", "!example.said"];
     assert_eq!(counted(&counts), [pair, died].concat());
+    // The next one lives: one death is enough for a program of many processes.
+    assert_eq!(run(&armed, &asked).stdout, ALL);
+    assert_eq!(counted(&counts), [pair, pair, pair].concat());
+    // Where nobody counts, each one dies.
+    let finished = run(&armed, &asked[1..]);
+    assert_eq!(finished.outcome, Outcome::Signalled { signal: 9 });
     // What cannot be obeyed is not taken for a run without points.
     for (name, value) in [
         (DIE_VARIABLE, Path::new("example.said")),

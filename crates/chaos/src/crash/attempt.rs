@@ -4,7 +4,8 @@
 //! to the check, and adds what no check can know: that the victim hung, or ended
 //! badly though nobody had struck it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentos_core::Stopwatch;
@@ -12,6 +13,8 @@ use agentos_core::crash_point::{COUNT_VARIABLE, DIE_VARIABLE};
 
 use super::ANY_MOMENT;
 use super::calls::{CallSeen, Tracing};
+use super::derive;
+use super::limits::KILL_TRIES_MAX;
 use super::points::Points;
 use super::strike::Strike;
 use super::subject::{Aftermath, Subject};
@@ -19,7 +22,7 @@ use crate::error::{Failure, HarnessError};
 use crate::scenario::{Run, Scenario, ScenarioResult};
 use crate::supervisor::{Victim, VictimSpec};
 use crate::transcript::ACK_PREFIX;
-use crate::verdict::Outcome;
+use crate::verdict::{Outcome, Verdict};
 
 /// What a run is to do, beside being struck.
 #[derive(Debug, Clone)]
@@ -81,32 +84,57 @@ pub(crate) fn scenario(
 
 /// What is in the slot.
 pub(crate) fn landed(slot: &Slot) -> Option<Landed> {
-    slot.lock().unwrap_or_else(PoisonError::into_inner).take()
+    lock(slot).take()
 }
 
 /// A scenario that kills the subject at a moment that its run's seed decides.
+/// One that came too late is made again, earlier: the run's time and not the
+/// dry run's is what counts. `replay` gets the strike that was made.
 pub(crate) fn killing(
     subject: &Arc<Subject>,
     task: Task,
     choose: impl Fn(u64) -> Strike + Send + Sync + 'static,
-    replay: impl Fn(u64) -> String + Send + Sync + 'static,
+    replay: impl Fn(&Strike, u64) -> String + Send + Sync + 'static,
 ) -> Scenario {
     let subject = Arc::clone(subject);
     let (name, goal) = (subject.name.clone(), subject.goal.clone());
+    let choose = Arc::new(choose);
+    let chosen = Arc::clone(&choose);
+    // Only what was made earlier than chosen is kept, until it is asked for.
+    let made = Arc::new(Mutex::new(HashMap::new()));
+    let earlier = Arc::clone(&made);
     Scenario::new(1, name, goal, move |run| {
-        let strike = choose(run.seed());
-        let task = Task {
-            strike,
-            ..task.clone()
-        };
-        let slot = Slot::default();
-        let mut outcome = attempt(&subject, &task, run, &slot)?;
-        if landed(&slot).is_none_or(|landed| landed.hit.is_none()) {
-            outcome.not_judged("the victim had ended before it could be killed");
+        let mut strike = choose(run.seed());
+        for tries in 1.. {
+            let task = Task {
+                strike: strike.clone(),
+                ..task.clone()
+            };
+            let slot = Slot::default();
+            let mut outcome = attempt(&subject, &task, run, &slot)?;
+            let missed = landed(&slot).is_none_or(|landed| landed.hit.is_none());
+            if !missed || outcome.verdict != Verdict::Passed {
+                return Ok(outcome);
+            }
+            if tries == KILL_TRIES_MAX {
+                outcome.not_judged("the victim had ended before each kill");
+                return Ok(outcome);
+            }
+            strike = derive::earlier(&strike);
+            lock(&made).insert(run.seed(), strike.clone());
+            run.clear()?;
         }
-        Ok(outcome)
+        Ok(Outcome::passed())
     })
-    .with_replay(replay)
+    .with_replay(move |seed| {
+        let strike = lock(&earlier).remove(&seed);
+        replay(&strike.unwrap_or_else(|| chosen(seed)), seed)
+    })
+}
+
+/// What a panic left behind is whole.
+fn lock<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn attempt(subject: &Subject, task: &Task, run: &mut Run, slot: &Slot) -> ScenarioResult {
@@ -126,7 +154,7 @@ fn attempt(subject: &Subject, task: &Task, run: &mut Run, slot: &Slot) -> Scenar
     };
     // Nothing of it runs any more; its handle would only keep descriptors.
     drop(victim);
-    *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(landed);
+    *lock(slot) = Some(landed);
 
     let mut outcome = Outcome::passed();
     for reason in wrongs(subject, task, &after) {

@@ -75,7 +75,7 @@ fn seen(trace: &Trace, fault: Option<Fault>) -> Seen {
     let call = |call: &Call| CallSeen {
         position: call.position.clone(),
         kind: kind(call),
-        faults: call.faults().collect(),
+        faults: call.faults().filter(|fault| can(call, *fault)).collect(),
     };
     let mut unseen = Vec::new();
     if trace.dropped() > 0 {
@@ -113,6 +113,12 @@ fn seen(trace: &Trace, fault: Option<Fault>) -> Seen {
             },
         }),
     }
+}
+
+/// Whether the fault can happen to what this call did: one byte is not written
+/// in part.
+fn can(call: &Call, fault: Fault) -> bool {
+    fault != Fault::ShortWrite || call.result.is_some_and(|bytes| bytes > 1)
 }
 
 /// What a call that fails is counted under.

@@ -102,6 +102,26 @@ pub(crate) fn kill_within(times: &[Duration], ended: Duration, rng: &mut Prng) -
     planned_kill(acks, rng.duration_between(Duration::ZERO, gap / 2)).strike
 }
 
+/// A kill that comes earlier: first in its gap, then after fewer
+/// acknowledgements.
+pub(crate) fn earlier(strike: &Strike) -> Strike {
+    match strike {
+        Strike::Kill { acks, offset } if offset.is_zero() => Strike::Kill {
+            acks: acks / 2,
+            offset: Duration::ZERO,
+        },
+        Strike::Kill { acks, offset } => Strike::Kill {
+            acks: *acks,
+            offset: Duration::from_micros(micros(*offset) / 16),
+        },
+        other => other.clone(),
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// Kills from the first acknowledgement to the last: at once, after the offset
 /// that once showed something, and half-way to it.
 pub(crate) fn kills_in_order(acks: usize, offset: Duration) -> Vec<Planned> {
@@ -117,11 +137,10 @@ pub(crate) fn kills_in_order(acks: usize, offset: Duration) -> Vec<Planned> {
 }
 
 fn planned_kill(acks: usize, offset: Duration) -> Planned {
-    let micros = u64::try_from(offset.as_micros()).unwrap_or(u64::MAX);
     Planned {
         strike: Strike::Kill {
             acks,
-            offset: Duration::from_micros(micros),
+            offset: Duration::from_micros(micros(offset)),
         },
         label: ANY_MOMENT.to_owned(),
     }
@@ -225,6 +244,25 @@ mod tests {
         }
         assert_eq!(seen, BTreeSet::from([0, 1, 2, 3]));
         assert_eq!(kills(1, &[], ms(5), &mut Prng::seeded(7)).len(), 1);
+    }
+
+    #[test]
+    fn an_earlier_kill_ends_at_the_start() {
+        let mut strike: Strike = "kill:5acks+300us".parse().unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..6 {
+            strike = earlier(&strike);
+            seen.push(strike.to_string());
+        }
+        let expected = [
+            "kill:5acks+18us",
+            "kill:5acks+1us",
+            "kill:5acks+0us",
+            "kill:2acks+0us",
+            "kill:1acks+0us",
+            "kill:0acks+0us",
+        ];
+        assert_eq!(seen, expected);
     }
 
     proptest! {

@@ -387,8 +387,7 @@ impl Plan {
             Arc::clone(&self.drive.replay),
             self.drive.subject.name.clone(),
         );
-        let chosen = choose.clone();
-        let replay = move |seed| line(&subject, &chosen(seed), size, seed);
+        let replay = move |strike: &Strike, seed| line(&subject, strike, size, seed);
         let task = Task {
             strike: Strike::None,
             size,

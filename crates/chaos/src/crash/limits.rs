@@ -12,6 +12,10 @@ pub const TRIES_MAX: u32 = 3;
 /// a kill is the scheduler's as well.
 pub const KILL_REPLAYS_MAX: u32 = 50;
 
+/// Moments that one of many seeded kills tries, each earlier than the one before,
+/// until it finds the victim alive.
+pub(crate) const KILL_TRIES_MAX: u32 = 8;
+
 /// Runs that one violation may cost until it is as small as it gets.
 pub const SHRINK_RUNS_MAX: u32 = 400;
 

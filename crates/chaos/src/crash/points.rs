@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use agentos_core::crash_point::DIED_MARK;
+use agentos_core::crash_point::{DIED_FILE, DIED_MARK};
 
 /// The points of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,6 +25,9 @@ impl Points {
         let mut files = Vec::new();
         for entry in fs::read_dir(directory)? {
             let path = entry?.path();
+            if path.ends_with(DIED_FILE) {
+                continue;
+            }
             // Process ids are in the order of starts, most of the time.
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             files.push((name.parse().unwrap_or(u64::MAX), path.clone()));
@@ -71,6 +74,7 @@ mod tests {
         fs::write(dir.path().join("10"), "a\nb\n!a\n").unwrap();
         fs::write(dir.path().join("9"), "b\na").unwrap();
         fs::write(dir.path().join("11"), "").unwrap();
+        fs::write(dir.path().join(DIED_FILE), "").unwrap();
         let points = Points::read(dir.path()).unwrap();
         assert_eq!(points.reached, [vec!["b", "a"], vec!["a", "b", "a"]]);
         assert_eq!(points.died, ["a"]);

@@ -7,21 +7,27 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::Path;
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::process::{Signal, getpid, kill_process};
 
-use super::{COUNT_VARIABLE, DIE_VARIABLE, DIED_MARK};
+use super::{COUNT_VARIABLE, DIE_VARIABLE, DIED_FILE, DIED_MARK};
 
 static ORDERS: OnceLock<Option<Orders>> = OnceLock::new();
 
 /// What the environment asks for.
 struct Orders {
-    counts: Option<File>,
+    counts: Option<Counts>,
     death: Option<Death>,
+}
+
+/// Where points are counted.
+struct Counts {
+    directory: PathBuf,
+    file: File,
 }
 
 /// Where to die.
@@ -39,22 +45,43 @@ pub(super) fn reached(name: &str) {
 
 impl Orders {
     fn obey(&self, name: &str) {
-        let dies = self.death.as_ref().is_some_and(|death| death.is_due(name));
-        if let Some(mut file) = self.counts.as_ref() {
-            let line = if dies {
-                format!("{DIED_MARK}{name}\n")
-            } else {
-                format!("{name}\n")
-            };
-            // One write at the end of the file: lines of threads never mix.
-            if let Err(error) = file.write_all(line.as_bytes()) {
-                refuse(&format!("{COUNT_VARIABLE}: {error}"));
+        let due = self.death.as_ref().is_some_and(|death| death.is_due(name));
+        let dies = match &self.counts {
+            Some(counts) => {
+                let dies = due && counts.claim();
+                counts.write(name, dies);
+                dies
             }
-        }
+            None => due,
+        };
         if dies {
             let _ = kill_process(getpid(), Signal::KILL);
             // The kernel does not return from that.
             std::process::abort();
+        }
+    }
+}
+
+impl Counts {
+    /// Whether this process is the one that dies.
+    fn claim(&self) -> bool {
+        match File::create_new(self.directory.join(DIED_FILE)) {
+            Ok(_) => true,
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+            Err(error) => refuse(&format!("{COUNT_VARIABLE}: {error}")),
+        }
+    }
+
+    /// One write at the end of the file: lines of threads never mix.
+    fn write(&self, name: &str, dies: bool) {
+        let line = if dies {
+            format!("{DIED_MARK}{name}\n")
+        } else {
+            format!("{name}\n")
+        };
+        let mut file = &self.file;
+        if let Err(error) = file.write_all(line.as_bytes()) {
+            refuse(&format!("{COUNT_VARIABLE}: {error}"));
         }
     }
 }
@@ -82,15 +109,15 @@ fn read() -> Option<Orders> {
         return None;
     }
     Some(Orders {
-        counts: counts.map(|directory| open(Path::new(&directory))),
+        counts: counts.map(|directory| open(directory.into())),
         death: death.map(|text| death_of(&text)),
     })
 }
 
-fn open(directory: &Path) -> File {
+fn open(directory: PathBuf) -> Counts {
     let file = directory.join(getpid().as_raw_nonzero().to_string());
     match OpenOptions::new().create(true).append(true).open(&file) {
-        Ok(file) => file,
+        Ok(file) => Counts { directory, file },
         Err(error) => refuse(&format!("{COUNT_VARIABLE}: {}: {error}", file.display())),
     }
 }
