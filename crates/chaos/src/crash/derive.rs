@@ -196,7 +196,7 @@ mod tests {
     fn every_hit_of_every_point_is_planned_once_and_in_order() {
         let reached = Points {
             reached: vec![names(&["a", "b", "a"]), names(&["b", "b"])],
-            died: Vec::new(),
+            ..Points::default()
         };
         let planned = points(&reached);
         let expected = ["point:a#1", "point:b#1", "point:a#2", "point:b#2"];

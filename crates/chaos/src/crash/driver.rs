@@ -1,7 +1,5 @@
-//! The driver: what is asked for, step by step, and the order in which it is
-//! done.
+//! The driver: what is asked for, step by step.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,21 +8,17 @@ use std::time::Duration;
 
 use agentos_core::Stopwatch;
 
-use super::attempt::{self, Task};
-use super::derive::{self, Planned};
-use super::drive::{Batch, Drive, Dry, Replay, Wanted};
+use super::drive::{Drive, Replay};
 use super::limits::{PATIENCE_DEFAULT, SHRINK_RUNS_MAX, STRIKES_MAX};
+use super::plan::Plan;
 use super::replay;
-use super::strike::{Family, Strike};
+use super::strike::Strike;
 use super::subject::Subject;
-use crate::prng::{Prng, fresh_seed, scenario_seed};
-use crate::report::crash::{ChaosReport, Fate, StrikeRun, Violation, coverage};
+use crate::prng::fresh_seed;
+use crate::report::crash::ChaosReport;
 use crate::report::live::Console;
-use crate::report::stability::StabilityReport;
-use crate::report::terminal::seconds;
 use crate::runner::{Runner, millis};
-use crate::stability::{JOBS_MAX, Stability};
-use crate::verdict::Verdict;
+use crate::stability::JOBS_MAX;
 
 /// Strikes a subject in all the ways that are asked for; built step by step.
 pub struct Chaos {
@@ -268,191 +262,4 @@ impl Chaos {
         report.duration_ms = millis(watch.elapsed());
         report
     }
-}
-
-/// What is to be done.
-struct Plan {
-    drive: Drive,
-    kills: u32,
-    points: bool,
-    calls: bool,
-    faults: bool,
-    budget: usize,
-    stability: Option<u32>,
-    shrink_runs: u32,
-}
-
-impl Plan {
-    fn live(&self, text: &str) {
-        self.drive.runner.live().line(text);
-    }
-
-    /// One strike alone.
-    fn again(&self, strike: &Strike, report: &mut ChaosReport) {
-        let tries = Drive::tries_of(strike);
-        let Some(run) = self.drive.again(strike, report.size, tries) else {
-            return;
-        };
-        self.tell(&run);
-        report.derived = 1;
-        report.coverage = coverage(&BTreeMap::new(), std::slice::from_ref(&run));
-        match run.fate() {
-            Fate::Violated => report.violations.push(as_found(&run)),
-            Fate::Missed => report.problems.push(format!("{strike} was not reached")),
-            Fate::Passed | Fate::Inconclusive => {}
-        }
-        report.runs.push(run);
-    }
-
-    /// A dry run, and all that follows from it.
-    fn all(&self, report: &mut ChaosReport) {
-        let wanted = Wanted {
-            points: self.points,
-            calls: self.calls || self.faults,
-        };
-        let Some(dry) = self.drive.dry(report.size, wanted, true) else {
-            return;
-        };
-        report.dry.clone_from(&dry.runs);
-        let counted = dry.counted(self.calls, self.faults);
-        report.coverage = coverage(&counted, &[]);
-        dry.runs.iter().for_each(|run| self.tell(run));
-        if !dry.passed() {
-            return;
-        }
-        let (planned, derived) = self.strikes(&dry, report);
-        report.derived = derived;
-        let acks = dry.ack_times.len();
-        let batch = Batch {
-            size: report.size,
-            acks,
-            keeps_evidence: true,
-            first_only: false,
-        };
-        let bar = self.drive.runner.live().bar(planned.len() as u64);
-        report.runs = self.drive.batch(&planned, batch, |run| {
-            bar.suspend(|| self.tell(run));
-            bar.inc(1);
-        });
-        bar.finish_and_clear();
-        report.coverage = coverage(&counted, &report.runs);
-        report.problems.extend(problems(self, &dry, report));
-        self.shrink(report);
-        if let Some(runs) = self.stability {
-            report.stability = Some(self.stability(runs, &dry, report.size));
-        }
-    }
-
-    /// The strikes that are to be made, and how many there are in all.
-    fn strikes(&self, dry: &Dry, report: &ChaosReport) -> (Vec<Planned>, usize) {
-        let mut rng = Prng::seeded(scenario_seed(report.seed, &report.subject));
-        let mut planned = derive::kills(self.kills, &dry.ack_times, dry.ended, &mut rng);
-        let mut listed = derive::points(&dry.points);
-        if self.calls {
-            listed.extend(derive::calls(&dry.calls));
-        }
-        if self.faults {
-            listed.extend(derive::faults(&dry.calls));
-        }
-        let derived = planned.len() + listed.len();
-        planned.extend(derive::sample(listed, self.budget, &mut rng));
-        (planned, derived)
-    }
-
-    /// One violation of each kind, as small as it gets.
-    fn shrink(&self, report: &mut ChaosReport) {
-        for family in [Family::Point, Family::Call, Family::Fail, Family::Kill] {
-            let mut violated = report
-                .runs
-                .iter()
-                .filter(|run| run.fate() == Fate::Violated && run.strike.family() == family);
-            let Some(first) = violated.next().cloned() else {
-                continue;
-            };
-            let count = 1 + violated.count() as u64;
-            let violation = self.drive.shrink(first, count, self.shrink_runs);
-            self.live(&format!("replay: {}", violation.replay));
-            report.violations.push(violation);
-        }
-    }
-
-    fn stability(&self, runs: u32, dry: &Dry, size: u64) -> StabilityReport {
-        let (times, ended) = (dry.ack_times.clone(), dry.ended);
-        let name = self.drive.subject.name.clone();
-        let choose = move |seed| {
-            let mut rng = Prng::seeded(scenario_seed(seed, &name));
-            derive::kill_within(&times, ended, &mut rng)
-        };
-        let (line, subject) = (
-            Arc::clone(&self.drive.replay),
-            self.drive.subject.name.clone(),
-        );
-        let replay = move |strike: &Strike, seed| line(&subject, strike, size, seed);
-        let task = Task {
-            strike: Strike::None,
-            size,
-            patience: self.drive.patience,
-            counts: false,
-            traces: false,
-            acks: Some(dry.ack_times.len()),
-        };
-        let scenario = attempt::killing(&self.drive.subject, task, choose, replay);
-        Stability::new(Arc::clone(&self.drive.runner))
-            .runs(runs)
-            .jobs(self.drive.jobs)
-            .run(&[&scenario])
-    }
-
-    fn tell(&self, run: &StrikeRun) {
-        if run.verdict == Verdict::Passed {
-            return;
-        }
-        let time = seconds(run.duration_ms);
-        let mut lines = vec![format!("{}: {} in {time}", run.strike, run.verdict)];
-        lines.extend(run.reasons.first().map(|reason| format!("  {reason}")));
-        lines.push(format!("  replay: {}", run.replay));
-        self.live(&lines.join("\n"));
-    }
-}
-
-/// A violation that nobody tried to make smaller.
-fn as_found(run: &StrikeRun) -> Violation {
-    Violation {
-        found: run.clone(),
-        count: 1,
-        strike: run.strike.clone(),
-        size: run.size,
-        confirmed: true,
-        reasons: run.reasons.clone(),
-        replay: run.replay.clone(),
-        evidence: run.evidence.clone(),
-        runs: 1,
-    }
-}
-
-/// Why the runs do not show what was asked for.
-fn problems(plan: &Plan, dry: &Dry, report: &ChaosReport) -> Vec<String> {
-    let mut problems = dry.unseen.clone();
-    if plan.points && dry.points.reached.is_empty() {
-        problems.push(
-            "no crash point was reached: is the program built with the feature crash-points?"
-                .to_owned(),
-        );
-    }
-    if (plan.calls || plan.faults) && dry.calls.is_empty() {
-        problems.push("no system call that could be struck was made".to_owned());
-    }
-    for family in [Family::Kill, Family::Call, Family::Fail] {
-        let all = report.coverage.iter().filter(|one| one.family == family);
-        let (planned, hit) = all.fold((0, 0), |(planned, hit), one| {
-            (planned + one.planned, hit + one.hit)
-        });
-        if planned > 0 && hit == 0 {
-            problems.push(format!("of {planned} {family} strikes none was reached"));
-        }
-    }
-    if report.runs.is_empty() && plan.stability.is_none() && problems.is_empty() {
-        problems.push("nobody was struck".to_owned());
-    }
-    problems
 }

@@ -19,6 +19,9 @@ pub(crate) const KILL_TRIES_MAX: u32 = 8;
 /// Runs that one violation may cost until it is as small as it gets.
 pub const SHRINK_RUNS_MAX: u32 = 400;
 
+/// Bytes of the names that one process reached that are read: millions of them.
+pub(crate) const POINT_BYTES_MAX: u64 = 64 << 20;
+
 /// Violated runs whose evidence is kept.
 pub(crate) const EVIDENCE_MAX: u32 = 20;
 

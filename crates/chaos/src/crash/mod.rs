@@ -5,8 +5,8 @@
 //! one run in a fresh directory. What was violated is shrunk to the smallest
 //! workload and the earliest strike that still show it.
 //!
-//! Deciding is pure ([`derive`], [`shrink`], the counts of the report); doing is
-//! in [`attempt`] and [`drive`].
+//! Deciding is pure (`derive.rs`, `shrink.rs`, the counts of the report); doing is
+//! in `attempt.rs` and `drive.rs`.
 
 pub(crate) mod attempt;
 mod calls;
@@ -14,6 +14,7 @@ mod derive;
 mod drive;
 mod driver;
 mod limits;
+mod plan;
 mod points;
 mod replay;
 mod shrink;

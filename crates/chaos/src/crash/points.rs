@@ -4,11 +4,13 @@
 //! of a process that died while it wrote it, and counts.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::path::Path;
 
 use agentos_core::crash_point::{DIED_FILE, DIED_MARK};
+
+use super::limits::POINT_BYTES_MAX;
 
 /// The points of one run.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,6 +19,8 @@ pub(crate) struct Points {
     pub(crate) reached: Vec<Vec<String>>,
     /// Those at which a process died.
     pub(crate) died: Vec<String>,
+    /// Whether a process reached more than is read.
+    pub(crate) is_cut: bool,
 }
 
 impl Points {
@@ -35,7 +39,11 @@ impl Points {
         files.sort();
         let mut points = Points::default();
         for (_, path) in files {
-            points.add(&String::from_utf8_lossy(&fs::read(path)?));
+            let file = File::open(path)?;
+            points.is_cut |= file.metadata()?.len() > POINT_BYTES_MAX;
+            let mut bytes = Vec::new();
+            file.take(POINT_BYTES_MAX).read_to_end(&mut bytes)?;
+            points.add(&String::from_utf8_lossy(&bytes));
         }
         Ok(points)
     }

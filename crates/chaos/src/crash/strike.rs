@@ -85,11 +85,6 @@ impl Strike {
             Strike::Fail { .. } => Family::Fail,
         }
     }
-
-    /// Whether the strike is meant to end the victim.
-    pub fn kills(&self) -> bool {
-        matches!(self.family(), Family::Kill | Family::Point | Family::Call)
-    }
 }
 
 impl Family {
