@@ -32,6 +32,7 @@ pub struct VictimSpec {
     command: CommandSpec,
     stderr_log: Option<PathBuf>,
     kills_itself: bool,
+    ack_prefix: String,
 }
 
 impl VictimSpec {
@@ -42,6 +43,7 @@ impl VictimSpec {
             command: CommandSpec::new(program),
             stderr_log: None,
             kills_itself: false,
+            ack_prefix: ACK_PREFIX.to_owned(),
         }
     }
 
@@ -92,6 +94,14 @@ impl VictimSpec {
     #[must_use]
     pub fn kills_itself(mut self) -> VictimSpec {
         self.kills_itself = true;
+        self
+    }
+
+    /// What an acknowledgement begins with, [`ACK_PREFIX`] unless said otherwise:
+    /// for a program that has its own words.
+    #[must_use]
+    pub fn ack_prefix(mut self, prefix: impl Into<String>) -> VictimSpec {
+        self.ack_prefix = prefix.into();
         self
     }
 
@@ -160,6 +170,7 @@ impl Victim {
                 }
             }
         })?;
+        transcript.lock().ack_prefix.clone_from(&spec.ack_prefix);
         Ok(Victim {
             child,
             transcript,
@@ -374,8 +385,9 @@ impl Victim {
     /// acknowledgement matches nothing.
     fn push(&mut self, line: &[u8]) {
         let line = String::from_utf8_lossy(line).into_owned();
-        self.acked += usize::from(line.starts_with(ACK_PREFIX));
-        self.transcript.lock().lines.push(line);
+        let mut transcript = self.transcript.lock();
+        self.acked += usize::from(line.starts_with(&transcript.ack_prefix));
+        transcript.lines.push(line);
     }
 
     fn take_what_arrived(&mut self) -> Result<(), HarnessError> {

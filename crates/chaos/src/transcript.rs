@@ -7,14 +7,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use agentos_process::Exit;
 
-/// What an acknowledgement begins with; the rest of the line is its payload.
+/// What an acknowledgement begins with when nothing else is said; the rest of the
+/// line is its payload.
 pub const ACK_PREFIX: &str = "ack ";
 
 /// The words of one victim and how it ended.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Transcript {
     /// The victim's name.
     pub victim: String,
+    /// What its acknowledgements begin with.
+    pub ack_prefix: String,
     /// Every line, acknowledgements included.
     pub lines: Vec<String>,
     /// How it ended, once that is known.
@@ -23,12 +26,24 @@ pub struct Transcript {
     pub killed: bool,
 }
 
+impl Default for Transcript {
+    fn default() -> Transcript {
+        Transcript {
+            victim: String::new(),
+            ack_prefix: ACK_PREFIX.to_owned(),
+            lines: Vec::new(),
+            exit: None,
+            killed: false,
+        }
+    }
+}
+
 impl Transcript {
     /// The payloads of the acknowledgements.
     pub fn acks(&self) -> Vec<String> {
         self.lines
             .iter()
-            .filter_map(|line| line.strip_prefix(ACK_PREFIX))
+            .filter_map(|line| line.strip_prefix(&self.ack_prefix))
             .map(str::to_owned)
             .collect()
     }
@@ -37,7 +52,7 @@ impl Transcript {
     pub fn said(&self) -> Vec<String> {
         self.lines
             .iter()
-            .filter(|line| !line.starts_with(ACK_PREFIX))
+            .filter(|line| !line.starts_with(&self.ack_prefix))
             .cloned()
             .collect()
     }
@@ -75,5 +90,16 @@ mod tests {
         assert_eq!(transcript.acks(), ["1", "2 x"]);
         let said = ["ready", "ack", " ack 3", "acknowledged"];
         assert_eq!(transcript.said(), said);
+    }
+
+    #[test]
+    fn another_prefix_makes_other_lines_acknowledgements() {
+        let transcript = Transcript {
+            ack_prefix: "saved ".to_owned(),
+            lines: ["ack 1", "saved 2"].map(str::to_owned).to_vec(),
+            ..Transcript::default()
+        };
+        assert_eq!(transcript.acks(), ["2"]);
+        assert_eq!(transcript.said(), ["ack 1"]);
     }
 }

@@ -21,7 +21,6 @@ use super::subject::{Aftermath, Subject};
 use crate::error::{Failure, HarnessError};
 use crate::scenario::{Run, Scenario, ScenarioResult};
 use crate::supervisor::{Victim, VictimSpec};
-use crate::transcript::ACK_PREFIX;
 use crate::verdict::{Outcome, Verdict};
 
 /// What a run is to do, beside being struck.
@@ -305,8 +304,9 @@ fn wait(
     landed: &mut Landed,
 ) -> Result<bool, HarnessError> {
     let left = || patience.saturating_sub(watch.elapsed());
+    let prefix = victim.transcript().ack_prefix;
     loop {
-        let ack = |line: &str| line.starts_with(ACK_PREFIX);
+        let ack = |line: &str| line.starts_with(&prefix);
         match victim.wait_for_line("its end", left(), ack) {
             Ok(_) => landed.ack_times.push(watch.elapsed()),
             Err(HarnessError::Ended { .. }) => return Ok(false),
