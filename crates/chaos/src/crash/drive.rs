@@ -6,6 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use agentos_tracer::Fault;
+
 use super::ANY_MOMENT;
 use super::attempt::{self, Landed, Task};
 use super::calls::{CallSeen, failing};
@@ -31,6 +33,8 @@ pub(crate) struct Drive {
     pub(crate) seed: u64,
     pub(crate) patience: Duration,
     pub(crate) jobs: usize,
+    /// In which ways calls may fail.
+    pub(crate) faults: Vec<Fault>,
     pub(crate) replay: Arc<Replay>,
     pub(crate) evidence: AtomicU32,
 }
@@ -179,6 +183,9 @@ impl Drive {
             let (run, landed) = self.once(traced, "", keeps)?;
             dry.runs.push(run);
             dry.calls = landed.calls;
+            for call in &mut dry.calls {
+                call.faults.retain(|fault| self.faults.contains(fault));
+            }
             dry.unseen = landed.unseen;
         }
         Some(dry)

@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use agentos_core::Stopwatch;
+use agentos_tracer::Fault;
 
 use super::drive::{Drive, Replay};
 use super::limits::{PATIENCE_DEFAULT, SHRINK_RUNS_MAX, STRIKES_MAX};
@@ -27,7 +28,7 @@ pub struct Chaos {
     kills: u32,
     points: bool,
     calls: bool,
-    faults: bool,
+    faults: Vec<Fault>,
     budget: usize,
     jobs: usize,
     stability: Option<u32>,
@@ -61,7 +62,7 @@ impl Chaos {
             kills: 0,
             points: false,
             calls: false,
-            faults: false,
+            faults: Vec::new(),
             budget: STRIKES_MAX,
             jobs: std::thread::available_parallelism().map_or(1, usize::from),
             stability: None,
@@ -106,7 +107,14 @@ impl Chaos {
     /// Lets each such call fail, in every way that is sensible for it.
     #[must_use]
     pub fn faults(mut self) -> Chaos {
-        self.faults = true;
+        self.faults = Fault::ALL.to_vec();
+        self
+    }
+
+    /// The same in these ways only.
+    #[must_use]
+    pub fn faults_of(mut self, faults: impl IntoIterator<Item = Fault>) -> Chaos {
+        self.faults = faults.into_iter().collect();
         self
     }
 
@@ -235,6 +243,7 @@ impl Chaos {
             report.size = asked.size.unwrap_or(size);
             strike = Some(asked.strike);
         }
+        let faults = !self.faults.is_empty();
         let plan = Plan {
             drive: Drive {
                 runner: Arc::new(self.runner),
@@ -242,13 +251,14 @@ impl Chaos {
                 seed: report.seed,
                 patience: self.patience,
                 jobs: self.jobs,
+                faults: self.faults,
                 replay: self.replay,
                 evidence: AtomicU32::new(0),
             },
             kills: self.kills,
             points: self.points,
             calls: self.calls,
-            faults: self.faults,
+            faults,
             budget: self.budget,
             stability: self.stability,
             shrink_runs: self.shrink_runs,
