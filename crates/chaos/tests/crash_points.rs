@@ -206,6 +206,20 @@ fn an_acknowledgement_before_the_write_is_found_and_shrunk_to_the_smallest_workl
     );
 }
 
+/// Goal: few runs are spent where they are most likely to show something.
+#[test]
+fn with_few_runs_the_smallest_workload_is_found_by_what_is_alike() {
+    let artifacts = TempDir::new().unwrap();
+    let report = drive(Subject::new("hasty", spec("hasty"), check_log), &artifacts)
+        .every_point()
+        .shrink_runs(12)
+        .run();
+    let violation = &report.violations[0];
+    assert_eq!(violation.size, 3);
+    assert_eq!(violation.strike.to_string(), "point:log.acknowledged#1");
+    assert!(violation.runs <= 12 && violation.confirmed, "{violation:?}");
+}
+
 #[test]
 fn two_files_where_one_should_do_are_found_at_the_first_record() {
     let artifacts = TempDir::new().unwrap();

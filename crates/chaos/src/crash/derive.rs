@@ -146,6 +146,26 @@ fn planned_kill(acks: usize, offset: Duration) -> Planned {
     }
 }
 
+/// At most `room` of them, in their order: those under this label before any
+/// other.
+pub(crate) fn likely(
+    planned: Vec<Planned>,
+    label: &str,
+    room: usize,
+    rng: &mut Prng,
+) -> Vec<Planned> {
+    if planned.len() <= room {
+        return planned;
+    }
+    let (alike, others): (Vec<_>, Vec<_>) =
+        planned.iter().cloned().partition(|one| one.label == label);
+    let rest = room.saturating_sub(alike.len());
+    let mut chosen = sample(alike, room, rng);
+    chosen.extend(sample(others, rest, rng));
+    let in_order = |one: &Planned| chosen.contains(one);
+    planned.into_iter().filter(in_order).collect()
+}
+
 /// At most `budget` of them, in their order: each label is there before any is
 /// there twice, and chance decides the rest.
 pub(crate) fn sample(planned: Vec<Planned>, budget: usize, rng: &mut Prng) -> Vec<Planned> {
@@ -244,6 +264,35 @@ mod tests {
         }
         assert_eq!(seen, BTreeSet::from([0, 1, 2, 3]));
         assert_eq!(kills(1, &[], ms(5), &mut Prng::seeded(7)).len(), 1);
+    }
+
+    #[test]
+    fn what_is_alike_is_tried_before_anything_else() {
+        let planned = |labels: &[&str]| -> Vec<Planned> {
+            let one = |(label, hit): (&&str, u64)| Planned {
+                strike: Strike::Point {
+                    name: (*label).to_owned(),
+                    hit,
+                },
+                label: (*label).to_owned(),
+            };
+            labels.iter().zip(1..).map(one).collect()
+        };
+        let all = planned(&["a", "b", "a", "b", "b", "a"]);
+        let likely = |label, room| texts(&likely(all.clone(), label, room, &mut Prng::seeded(7)));
+        assert_eq!(likely("a", 6), texts(&all));
+        assert_eq!(likely("a", 3), ["point:a#1", "point:a#3", "point:a#6"]);
+        let four = likely("a", 4);
+        assert_eq!(four.len(), 4);
+        assert_eq!(four.iter().filter(|text| text.contains(":a#")).count(), 3);
+        assert_eq!(
+            likely("b", 2)
+                .iter()
+                .filter(|text| text.contains(":b#"))
+                .count(),
+            2
+        );
+        assert_eq!(likely("c", 0), Vec::<String>::new());
     }
 
     #[test]

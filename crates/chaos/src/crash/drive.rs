@@ -1,6 +1,6 @@
 //! Makes runs: one, a dry one, many at a time, and those of the shrinking.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
@@ -18,6 +18,7 @@ use super::shrink::{self, Shown};
 use super::strike::{Family, Strike};
 use super::subject::Subject;
 use crate::pool;
+use crate::prng::Prng;
 use crate::report::crash::{StrikeRun, Violation};
 use crate::runner::Runner;
 use crate::stability::panicked;
@@ -262,14 +263,24 @@ impl Drive {
     /// Makes a violation as small as it gets, in at most so many runs.
     pub(crate) fn shrink(&self, found: StrikeRun, count: u64, runs_max: u32) -> Violation {
         let mut left = runs_max;
+        let mut cut = BTreeSet::new();
         let start = (found.strike.clone(), found.size);
-        let (strike, size) = if runs_max == 0 {
-            start
-        } else {
-            shrink::smallest(start, self.subject.smallest, |size| {
-                self.show(&found.strike, size, &mut left)
-            })
-        };
+        let (mut strike, size) = shrink::smallest(start, self.subject.smallest, |size| {
+            // A third for this size, so that others have their turn.
+            let room = left.saturating_sub(1).div_ceil(3);
+            let (shown, all) = self.show(&found, size, room, &mut left);
+            if !all {
+                cut.insert(size);
+            }
+            shown
+        });
+        // Not all of that size were tried: an earlier one may show it as well.
+        let room = left.saturating_sub(1);
+        if cut.contains(&size)
+            && let (Shown::Violated(first), true) = self.show(&found, size, room, &mut left)
+        {
+            strike = first;
+        }
         let again = self.again(&strike, size, Drive::tries_of(&strike));
         let again = again.filter(|run| run.verdict == Verdict::Violated);
         let shown = again.as_ref().unwrap_or(&found);
@@ -286,34 +297,37 @@ impl Drive {
         }
     }
 
-    /// What the strikes of that kind show at this size, in order.
-    fn show(&self, like: &Strike, size: u64, left: &mut u32) -> Shown {
-        let family = like.family();
+    /// What the strikes of that kind show at this size, in order, and whether
+    /// all of them were to be made: of more than there is room for, those that
+    /// are most like the one that was found.
+    fn show(&self, found: &StrikeRun, size: u64, room: u32, left: &mut u32) -> (Shown, bool) {
+        let family = found.strike.family();
         let wanted = Wanted {
             points: family == Family::Point,
             calls: matches!(family, Family::Call | Family::Fail),
         };
         if *left == 0 {
-            return Shown::OutOfRuns;
+            return (Shown::OutOfRuns, false);
         }
         *left -= 1;
         let Some(dry) = self.dry(size, wanted, false) else {
-            return Shown::OutOfRuns;
+            return (Shown::OutOfRuns, false);
         };
         if !dry.passed() {
-            return Shown::Nothing;
+            return (Shown::Nothing, true);
         }
         let acks = dry.ack_times.len();
-        let mut planned = match like {
+        let all = match &found.strike {
             Strike::None => Vec::new(),
             Strike::Kill { offset, .. } => derive::kills_in_order(acks, *offset),
             Strike::Point { .. } => derive::points(&dry.points),
             Strike::Call { .. } => derive::calls(&dry.calls),
             Strike::Fail { .. } => derive::faults(&dry.calls),
         };
-        let room = usize::try_from(*left).unwrap_or(usize::MAX);
-        let cut = planned.len() > room;
-        planned.truncate(room);
+        let (count, room) = (all.len(), usize::try_from(room).unwrap_or(usize::MAX));
+        let label = found.hit.as_ref().unwrap_or(&found.planned);
+        let mut rng = Prng::seeded(self.seed);
+        let planned = derive::likely(all, label, room, &mut rng);
         let batch = Batch {
             size,
             acks,
@@ -321,10 +335,11 @@ impl Drive {
             first_only: true,
         };
         let runs = self.batch(&planned, batch, |_| *left = left.saturating_sub(1));
-        match runs.iter().find(|run| run.verdict == Verdict::Violated) {
+        let shown = match runs.iter().find(|run| run.verdict == Verdict::Violated) {
             Some(run) => Shown::Violated(run.strike.clone()),
-            None if cut || self.runner.is_interrupted() => Shown::OutOfRuns,
+            None if self.runner.is_interrupted() => Shown::OutOfRuns,
             None => Shown::Nothing,
-        }
+        };
+        (shown, planned.len() == count)
     }
 }
