@@ -165,7 +165,12 @@ fn words_stand_only_where_they_belong() {
                 "{file} says {word}, which belongs into {places:?}"
             );
         }
-        assert!(!code.contains("unsafe "), "{file} has unsafe code");
+        // ptrace, seccomp and what happens between fork and exec.
+        let may_be_unsafe = file == "tracer/src/sys.rs";
+        assert!(
+            may_be_unsafe || !code.contains("unsafe "),
+            "{file} has unsafe code"
+        );
     }
 }
 

@@ -200,13 +200,13 @@ impl Engine {
 
     /// A thread is gone, and reaped.
     fn on_end(&mut self, id: i32, status: i32) {
-        self.early.remove(&id);
+        let was_early = self.early.remove(&id).is_some();
         if id == self.root {
             // Its owner may have lost interest.
             let _ = self.exit.send(ExitStatus::from_raw(status));
         }
         self.adopt_orphans(id);
-        if self.tree.remove(id) || id == self.root {
+        if self.tree.remove(id) || id == self.root || was_early {
             self.alive.remove(id);
         }
     }
@@ -222,7 +222,7 @@ impl Engine {
             if parent.is_none_or(|parent| parent != dead && !self.tree.knows(parent))
                 && process_of(id) == Some(id)
             {
-                self.welcome(dead, id, true);
+                self.welcome(Some(dead), id, true);
             }
         }
     }
@@ -234,7 +234,7 @@ impl Engine {
         let waiting: Vec<i32> = self.early.keys().copied().collect();
         for new in waiting {
             if parent_of(new) == Some(id) && process_of(new) == Some(new) {
-                self.welcome(id, new, true);
+                self.welcome(Some(id), new, true);
             }
         }
     }
@@ -249,34 +249,48 @@ impl Engine {
         }
     }
 
-    /// The first stop of something new came before the report of its creation.
+    /// The first stop of something new came before the report of its creation,
+    /// if that comes at all.
     fn on_early(&mut self, id: i32, signal: i32) {
         self.early.insert(id, signal);
+        if process_of(id) == Some(id) {
+            self.watch(id);
+            if parent_of(id).is_none_or(|parent| !self.tree.knows(parent)) {
+                self.welcome(None, id, true);
+            }
+        }
+    }
+
+    /// Makes sure that the process can be killed.
+    fn watch(&mut self, id: i32) {
+        match self.alive.add(id) {
+            Ok(()) => {}
+            // It is gone already, and its end is reported next.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) => {
+                self.give_up(TraceError::machine("watch a new process")(error));
+                // Its end is still to be reported here, so its id is its own.
+                if let Some(pid) = rustix::process::Pid::from_raw(id) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+            }
+        }
     }
 
     fn on_creation(&mut self, creator: i32, event: i32) {
         if let Some(new) = self.message(creator).and_then(|id| i32::try_from(id).ok()) {
             let of = self.tree.get(creator).map(|thread| thread.process);
             let is_process = event != libc::PTRACE_EVENT_CLONE || process_of(new) != of;
-            self.welcome(creator, new, is_process);
+            self.welcome(Some(creator), new, is_process);
         }
         self.go_on(creator, Resume::Continue, 0);
     }
 
-    fn welcome(&mut self, creator: i32, id: i32, is_process: bool) {
+    /// Gives something new its name, and lets it go when it waits already.
+    fn welcome(&mut self, creator: Option<i32>, id: i32, is_process: bool) {
         if is_process {
             self.tree.add_process(creator, id);
-            if let Err(source) = self.alive.add(id) {
-                // What cannot be watched could not be killed either. One that
-                // is gone already has reached its end.
-                if source.raw_os_error() != Some(libc::ESRCH) {
-                    self.give_up(TraceError::machine("watch a new process")(source));
-                    // Every stop of it is still reported here, so its id is its own.
-                    if let Some(pid) = rustix::process::Pid::from_raw(id) {
-                        let _ = kill_process(pid, Signal::KILL);
-                    }
-                }
-            }
+            self.watch(id);
         } else {
             self.tree.add_thread(creator, id);
         }
@@ -305,6 +319,9 @@ impl Engine {
         let (Some(kind), Some(thread)) = (kind, self.tree.get(id)) else {
             return self.go_on(id, Resume::Continue, 0);
         };
+        if !thread.named {
+            return self.go_on(id, Resume::Continue, 0);
+        }
         let signature = signature(&regs);
         let (nth, again) = thread.next_call(signature);
         let call = Call {

@@ -21,6 +21,9 @@ pub(crate) struct Thread<T> {
     pub(crate) process: i32,
     process_path: ProcessPath,
     thread_path: ThreadPath,
+    /// Whether it has a place in the tree. One whose creator was killed from
+    /// outside while it created it has none, and neither has what it creates.
+    pub(crate) named: bool,
     /// Interesting calls so far.
     calls: u64,
     /// Threads and child processes that it created.
@@ -43,6 +46,7 @@ impl<T> Thread<T> {
             process,
             process_path,
             thread_path,
+            named: true,
             calls: 0,
             threads: 0,
             children: 0,
@@ -96,28 +100,37 @@ impl<T> Tree<T> {
     }
 
     /// `creator` created the thread `id` of its own process.
-    pub(crate) fn add_thread(&mut self, creator: i32, id: i32) {
-        let Some(thread) = self.threads.get_mut(&creator) else {
+    pub(crate) fn add_thread(&mut self, creator: Option<i32>, id: i32) {
+        let Some(thread) = creator.and_then(|id| self.threads.get_mut(&id)) else {
             return;
         };
         thread.threads += 1;
         let path = thread.thread_path.child(thread.threads);
-        let new = Thread::new(thread.process, thread.process_path.clone(), path);
+        let mut new = Thread::new(thread.process, thread.process_path.clone(), path);
+        new.named = thread.named;
         self.threads.insert(id, new);
         self.threads_seen += 1;
     }
 
-    /// `creator` created the process `id`.
-    pub(crate) fn add_process(&mut self, creator: i32, id: i32) {
-        let Some(thread) = self.threads.get_mut(&creator) else {
-            return;
+    /// `creator`, if it is known, created the process `id`.
+    pub(crate) fn add_process(&mut self, creator: Option<i32>, id: i32) {
+        let new = match creator.and_then(|id| self.threads.get_mut(&id)) {
+            Some(thread) => {
+                thread.children += 1;
+                let path = thread
+                    .process_path
+                    .child(&thread.thread_path, thread.children);
+                let mut new = Thread::new(id, path, ThreadPath::main());
+                new.named = thread.named;
+                new
+            }
+            None => {
+                let mut new = Thread::new(id, ProcessPath::root(), ThreadPath::main());
+                new.named = false;
+                new
+            }
         };
-        thread.children += 1;
-        let path = thread
-            .process_path
-            .child(&thread.thread_path, thread.children);
-        self.threads
-            .insert(id, Thread::new(id, path, ThreadPath::main()));
+        self.threads.insert(id, new);
         self.processes_seen += 1;
         self.threads_seen += 1;
     }
@@ -156,12 +169,12 @@ mod tests {
     #[test]
     fn names_follow_lineage_and_not_ids() {
         let mut tree = Tree::new(10);
-        tree.add_thread(10, 90);
-        tree.add_thread(10, 20);
-        tree.add_thread(20, 21);
-        tree.add_process(10, 5);
-        tree.add_process(20, 6);
-        tree.add_process(20, 7);
+        tree.add_thread(Some(10), 90);
+        tree.add_thread(Some(10), 20);
+        tree.add_thread(Some(20), 21);
+        tree.add_process(Some(10), 5);
+        tree.add_process(Some(20), 6);
+        tree.add_process(Some(20), 7);
         assert_eq!(text(&mut tree, 10), "1/1#1");
         assert_eq!(text(&mut tree, 10), "1/1#2");
         assert_eq!(text(&mut tree, 90), "1/1+1#1");
@@ -171,6 +184,10 @@ mod tests {
         assert_eq!((tree.processes_seen, tree.threads_seen), (4, 7));
         assert!(!tree.remove(21));
         assert!(tree.remove(5));
+        // Nobody knows who created this one, nor what it creates.
+        tree.add_process(None, 40);
+        tree.add_process(Some(40), 41);
+        assert!(!tree.get(40).unwrap().named && !tree.get(41).unwrap().named);
         // Executed from a thread: the process goes on counting as before.
         tree.executed(10, 20);
         assert!(!tree.knows(20));
