@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use agentos_chaos::{JOBS_MAX, RUNS_MAX, SCENARIO_TIMEOUT_DEFAULT};
 use clap::{Args, Parser, Subcommand};
 
+use crate::any_program::ProgramArgs;
 use crate::canary::Canary;
 
 /// Seconds that one scenario may take when nothing is said.
@@ -56,7 +57,10 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct ChaosArgs {
+    #[command(subcommand)]
+    pub(crate) command: Option<ChaosCommand>,
     /// Scenarios to run, by name or number; 1 to 7 when none is named.
     #[arg(value_name = "NAME|NUMBER")]
     pub(crate) scenarios: Vec<String>,
@@ -77,6 +81,16 @@ pub(crate) struct ChaosArgs {
     /// Print progress as lines.
     #[arg(short, long)]
     pub(crate) verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ChaosCommand {
+    /// Strikes a program of any language, as a TOML file says.
+    ///
+    /// Exit codes: 0 everything that was struck held; 1 something was broken; 2 a
+    /// run could not be judged, or the file or the command line is wrong; 130
+    /// interrupted.
+    Run(ProgramArgs),
 }
 
 #[derive(Debug, Args)]

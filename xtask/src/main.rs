@@ -3,6 +3,7 @@
 //! The binary re-executes itself as the victim, so that what is killed is
 //! always what was just built.
 
+mod any_program;
 mod broken_store;
 mod canary;
 mod chaos;
@@ -25,7 +26,10 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let result = match cli::Cli::parse().command {
-        cli::Command::Chaos(arguments) => chaos::run(&arguments),
+        cli::Command::Chaos(arguments) => match &arguments.command {
+            Some(cli::ChaosCommand::Run(program)) => any_program::run(program),
+            None => chaos::run(&arguments),
+        },
         cli::Command::Stability(arguments) => stability::run(&arguments),
         cli::Command::Soak(arguments) => soak::run(&arguments),
         cli::Command::Doctor(arguments) => doctor::run(&arguments),

@@ -89,6 +89,7 @@
 //! ```
 
 mod clock;
+mod config;
 mod crash;
 mod disk;
 mod error;
@@ -108,6 +109,7 @@ mod wreck;
 
 pub use agentos_core::crash_point;
 pub use agentos_tracer::{Fault, Position, PositionError, When};
+pub use config::{Config, ConfigError};
 pub use crash::{
     Aftermath, Chaos, Family, KILL_REPLAYS_MAX, PATIENCE_DEFAULT, SEED_VARIABLE, SHRINK_RUNS_MAX,
     SIZE_VARIABLE, STRIKE_VARIABLE, STRIKES_MAX, Staged, Strike, StrikeError, Subject, TRIES_MAX,

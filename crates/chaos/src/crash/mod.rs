@@ -23,6 +23,7 @@ pub(crate) mod subject;
 
 pub use driver::Chaos;
 pub use limits::{KILL_REPLAYS_MAX, PATIENCE_DEFAULT, SHRINK_RUNS_MAX, STRIKES_MAX, TRIES_MAX};
+pub(crate) use replay::quoted;
 pub use replay::{SEED_VARIABLE, SIZE_VARIABLE, STRIKE_VARIABLE};
 pub use strike::{Family, Strike, StrikeError};
 pub use subject::{Aftermath, Staged, Subject};

@@ -53,7 +53,7 @@ pub(crate) fn line(test: &str, strike: &Strike, size: u64, seed: u64) -> String 
 }
 
 /// As one word of a shell.
-fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.:/+,=".contains(letter);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()
