@@ -17,6 +17,8 @@ pub(crate) enum Canary {
     AckLate,
     /// Changes the artifact after it was verified, before the commit.
     ChangeArtifact,
+    /// Gives an artifact its name first, and writes it then.
+    RenameBeforeWrite,
     /// Begins again from the first iteration, whatever there is to resume from.
     ForgetResume,
     /// Takes a number now and then and gives it to no checkpoint.

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agentos_chaos::{Chaos, Console, Interrupt, Report, Runner, Subject, fresh_seed, report};
+use agentos_chaos::{Console, Interrupt, Report, Runner, fresh_seed, report};
 use agentos_process::CommandSpec;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::cli::{ChaosArgs, CommonArgs, ReportArgs, TIMEOUT_S};
 use crate::victims::{self, Role};
-use crate::{scenarios, subjects};
+use crate::{exhaustive, scenarios};
 
 /// The exit code of a command that was interrupted.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -24,6 +24,9 @@ const DUMP_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[expect(clippy::print_stdout, reason = "this is what the command is asked for")]
 pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
+    if arguments.exhaustive.exhaustive {
+        return exhaustive::run(arguments);
+    }
     let common = &arguments.common;
     let all = scenarios::all(common.canary);
     if arguments.list {
@@ -35,36 +38,12 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         }
         return Ok(ExitCode::SUCCESS);
     }
-    if arguments.exhaustive {
-        return exhaustive(arguments);
-    }
     let chosen = scenarios::chosen(&all, &arguments.scenarios, arguments.every)?;
     let report = runner(common)?
         .verbose(arguments.verbose)
         .keep(arguments.keep)
         .run(&chosen);
     finish(&report, common.report.json.as_deref())
-}
-
-/// Every subject that is named, at every point and call.
-fn exhaustive(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
-    let named = |subject: &Subject| {
-        arguments.scenarios.is_empty() || arguments.scenarios.iter().any(|n| n == subject.name())
-    };
-    let mut code = 0;
-    for subject in subjects::all(arguments.common.canary) {
-        if !named(&subject) {
-            continue;
-        }
-        let report = Chaos::new(subject)
-            .runner(runner(&arguments.common)?)
-            .every_point()
-            .every_syscall()
-            .run();
-        show(&report::crash::terminal::render(&report))?;
-        code = code.max(report.exit_code());
-    }
-    Ok(ExitCode::from(code))
 }
 
 /// Prints and writes a report; gives its exit code.
@@ -122,6 +101,12 @@ pub(crate) fn runner(arguments: &CommonArgs) -> Result<Runner, Box<dyn Error>> {
 /// A runner that Ctrl-C stops, for what is no scenario of `chaos`.
 pub(crate) fn plain_runner(arguments: &ReportArgs) -> Result<Runner, Box<dyn Error>> {
     arguments.json.as_deref().map_or(Ok(()), can_be_written)?;
+    let seed = arguments.seed.unwrap_or_else(fresh_seed);
+    Ok(runner_of(arguments, seed, interrupt()?))
+}
+
+/// Raised by Ctrl-C.
+pub(crate) fn interrupt() -> io::Result<Interrupt> {
     let interrupt = Interrupt::new();
     for signal in [SIGINT, SIGTERM] {
         // The second time there is no waiting for an orderly end. Victims die all
@@ -129,9 +114,14 @@ pub(crate) fn plain_runner(arguments: &ReportArgs) -> Result<Runner, Box<dyn Err
         flag::register_conditional_shutdown(signal, EXIT_INTERRUPTED, interrupt.flag())?;
         flag::register(signal, interrupt.flag())?;
     }
+    Ok(interrupt)
+}
+
+/// A runner that takes its choices from this seed, and that this stops.
+pub(crate) fn runner_of(arguments: &ReportArgs, seed: u64, interrupt: Interrupt) -> Runner {
     let target = target_dir();
     let artifacts = arguments.artifacts.clone();
-    Ok(Runner::new(arguments.seed.unwrap_or_else(fresh_seed))
+    Runner::new(seed)
         .work_dir(target.join("chaos-work"))
         .artifacts(artifacts.unwrap_or_else(|| target.join("chaos-failures")))
         .interrupt(interrupt)
@@ -140,11 +130,11 @@ pub(crate) fn plain_runner(arguments: &ReportArgs) -> Result<Runner, Box<dyn Err
         } else {
             Console::Stdout
         })
-        .dump(dump_databases))
+        .dump(dump_databases)
 }
 
 /// What else a run depends on, as it stands on the command line.
-fn replay_options(arguments: &CommonArgs) -> String {
+pub(crate) fn replay_options(arguments: &CommonArgs) -> String {
     let mut options = String::new();
     if arguments.quick {
         options.push_str(" --quick");

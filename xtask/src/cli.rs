@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use agentos_chaos::{JOBS_MAX, RUNS_MAX, SCENARIO_TIMEOUT_DEFAULT};
+use agentos_chaos::{JOBS_MAX, RUNS_MAX, SCENARIO_TIMEOUT_DEFAULT, Strike};
 use clap::{Args, Parser, Subcommand};
 
 use crate::any_program::ProgramArgs;
@@ -70,9 +70,8 @@ pub(crate) struct ChaosArgs {
     /// List the scenarios and stop.
     #[arg(long)]
     pub(crate) list: bool,
-    /// Strike each scenario's victim at every named point and at every system call.
-    #[arg(long)]
-    pub(crate) exhaustive: bool,
+    #[command(flatten)]
+    pub(crate) exhaustive: ExhaustiveArgs,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
     /// Keep the directories of all runs.
@@ -91,6 +90,39 @@ pub(crate) enum ChaosCommand {
     /// run could not be judged, or the file or the command line is wrong; 130
     /// interrupted.
     Run(ProgramArgs),
+}
+
+/// A crash at every dangerous point, and not at seeded moments.
+#[derive(Debug, Args)]
+pub(crate) struct ExhaustiveArgs {
+    /// Strike each scenario's victim at every named point and at every system call,
+    /// one run each; of all scenarios that can be struck so when none is named.
+    #[arg(long, conflicts_with = "quick")]
+    pub(crate) exhaustive: bool,
+    /// Only at named points, or at what else is asked for.
+    #[arg(long, requires = "exhaustive")]
+    pub(crate) points: bool,
+    /// Only before and after system calls, or at what else is asked for.
+    #[arg(long, requires = "exhaustive")]
+    pub(crate) calls: bool,
+    /// Let system calls fail; alone, or with what else is asked for.
+    #[arg(long, requires = "exhaustive")]
+    pub(crate) faults: bool,
+    /// At most so many strikes of each scenario, chosen by the seed.
+    #[arg(long, value_name = "N", requires = "exhaustive", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) budget: Option<u32>,
+    /// How many run at a time; one a processor when nothing is said.
+    #[arg(long, value_name = "N", requires = "exhaustive", value_parser = clap::value_parser!(u16).range(1..=JOBS_MAX as i64))]
+    pub(crate) jobs: Option<u16>,
+    /// How much the victim has to do; each scenario has a size of its own.
+    #[arg(long, value_name = "N", requires = "exhaustive", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) size: Option<u64>,
+    /// Make this strike of the one scenario that is named, and no other.
+    #[arg(long, value_name = "STRIKE", requires = "exhaustive", conflicts_with_all = ["points", "calls", "faults", "budget"])]
+    pub(crate) strike: Option<Strike>,
+    /// Write a page for each scenario, and one that leads to them under this name.
+    #[arg(long, value_name = "FILE", requires = "exhaustive")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

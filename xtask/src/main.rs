@@ -11,6 +11,7 @@ mod chat;
 mod checks;
 mod cli;
 mod doctor;
+mod exhaustive;
 mod model;
 mod port;
 mod scenarios;

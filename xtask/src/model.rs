@@ -26,7 +26,7 @@ pub(crate) use self::life::{
     fraction_done, judge_claims, judge_life, judge_moments, judge_success, judge_work, judge_worked,
 };
 pub(crate) use self::passes::{
-    Output, Pass, Told, judge_calls, judge_effects, judge_pass, output_of,
+    Output, Pass, Told, judge_calls, judge_effects, judge_pass, judge_struck, output_of,
 };
 pub(crate) use self::storm::{STEPS, Step, Stormed, value_after};
 pub(crate) use self::tail::{kept_lines, tail};

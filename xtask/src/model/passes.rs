@@ -78,6 +78,61 @@ pub(crate) fn judge_pass<T: PartialEq + Debug>(
     [some_of(said), some_of(given), some_of(counted)].concat()
 }
 
+/// Judges two passes of which the first was struck somewhere. Each tells a thing at most
+/// once and as it is expected, the second tells all of them. What the first told is
+/// recorded then; beyond that at most `beyond_max` are, whose telling was cut off.
+pub(crate) fn judge_struck<T: PartialEq + Debug>(
+    first: &[Told<T>],
+    second: &[Told<T>],
+    expected: &[T],
+    beyond_max: usize,
+) -> Vec<String> {
+    let mut broken = Vec::new();
+    let by_number = |told: &[Told<T>]| -> BTreeMap<u64, bool> {
+        told.iter()
+            .map(|(number, recorded, _)| (*number, *recorded))
+            .collect()
+    };
+    let (done, again) = (by_number(first), by_number(second));
+    for (name, told, known) in [("struck", first, &done), ("second", second, &again)] {
+        if known.len() != told.len() {
+            broken.push(format!("the {name} pass tells of a thing twice"));
+        }
+        for (number, _, found) in told {
+            let place = usize::try_from(*number).unwrap_or(usize::MAX);
+            if expected.get(place) != Some(found) {
+                let expected = expected.get(place);
+                broken.push(format!(
+                    "the {name} pass gives {found:?} for {number}, and it is {expected:?}"
+                ));
+            }
+        }
+    }
+    for number in done
+        .iter()
+        .filter(|(_, recorded)| **recorded)
+        .map(|(number, _)| number)
+    {
+        broken.push(format!("the struck pass says that {number} was recorded"));
+    }
+    let missing = (0..expected.len() as u64).filter(|number| !again.contains_key(number));
+    broken.extend(missing.map(|number| format!("the second pass does not tell of {number}")));
+    for number in done
+        .keys()
+        .filter(|number| again.get(number) == Some(&false))
+    {
+        broken.push(format!("{number} was told, and was done again"));
+    }
+    let is_beyond = |(number, recorded): &(&u64, &bool)| **recorded && !done.contains_key(number);
+    let beyond = again.iter().filter(is_beyond).count();
+    if beyond > beyond_max {
+        broken.push(format!(
+            "{beyond} were recorded and not told, and at most {beyond_max} may be"
+        ));
+    }
+    some_of(broken)
+}
+
 /// Judges what a server counted: each of these requests once, by this caller, answered,
 /// and nothing else.
 pub(crate) fn judge_calls(calls: &[Call], requests: &[String], caller: &str) -> Vec<String> {

@@ -5,11 +5,12 @@
 //! once: on a file each; on one file, a task each; on one file and one task.
 //! Nobody is killed, so each of the 100 must be acknowledged and be there.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict};
+use agentos_chaos::{Aftermath, Failure, Outcome, Run, Scenario, ScenarioResult, Verdict, Victim};
 use agentos_checkpoints::ReadState;
 use agentos_core::TaskId;
 
@@ -20,11 +21,19 @@ use crate::victims::{Appender, Role, State, spec};
 
 const WRITERS: u64 = 10;
 const CHECKPOINTS: u64 = 10;
+/// In a run that is struck: the one that is, those that are not, and how many times as
+/// much they append; and one that comes afterwards.
+const STRUCK: u64 = 3;
+const OTHERS: [u64; 2] = [1, 2];
+const OTHERS_TIMES: u64 = 10;
+const LAST: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(crate) const NAME: &str = "concurrent-checkpoints";
 
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
     let goal = "10 processes append 10 checkpoints each: 100 of 100, on files and tasks of their own or shared";
-    Scenario::new(2, "concurrent-checkpoints", goal, move |run| {
+    Scenario::new(2, NAME, goal, move |run| {
         let mut story = Story {
             canary,
             databases: 0,
@@ -116,12 +125,8 @@ impl Story {
                 }
                 Err(error) => self.error(layout, writer, &error.to_string()),
             }
-            for ack in victim.acks() {
-                let (number, content) = ack
-                    .split_once(' ')
-                    .ok_or_else(|| Failure::new("a strange acknowledgement"))?;
-                acked.push((writer, (number.parse()?, content.to_owned())));
-            }
+            let told = numbered(&victim.acks())?;
+            acked.extend(told.into_iter().map(|ack| (writer, ack)));
         }
         self.look(run, layout, &acked)
     }
@@ -191,4 +196,114 @@ impl Story {
         self.outcome.metric("errors", self.errors);
         self.outcome.after(result)
     }
+}
+
+/// What a writer acknowledged.
+fn numbered(acks: &[String]) -> Fallible<Vec<Numbered>> {
+    let numbered = acks.iter().map(|ack| {
+        let (number, content) = ack
+            .split_once(' ')
+            .ok_or_else(|| Failure::new("a strange acknowledgement"))?;
+        Ok((number.parse()?, content.to_owned()))
+    });
+    numbered.collect()
+}
+
+/// Two writers that are at work when the one that is to be struck, of another number,
+/// joins them with so many checkpoints. They have made the file.
+pub(crate) fn begin(
+    run: &mut Run,
+    checkpoints: u64,
+    canary: Option<Canary>,
+) -> Fallible<(Vec<Victim>, Appender)> {
+    let path = run.dir().join("gate");
+    let gate = File::create(&path)?;
+    gate.lock()?;
+    let layout = Layout::OneTask;
+    let struck = Appender {
+        db: layout.db(run, STRUCK),
+        task: layout.task(STRUCK),
+        writer: STRUCK,
+        count: checkpoints,
+        gate: path,
+        canary,
+    };
+    let mut others = Vec::new();
+    for writer in OTHERS {
+        let role = Appender {
+            writer,
+            count: checkpoints * OTHERS_TIMES,
+            canary: None,
+            ..struck.clone()
+        };
+        others.push(run.start(&spec(&format!("writer-{writer}"), &role.role())?)?);
+    }
+    for victim in &mut others {
+        victim.wait_for_line("ready", PATIENCE, |line| line == "ready")?;
+    }
+    gate.unlock()?;
+    Ok((others, struck))
+}
+
+/// Reads what there is when one of three was struck anywhere, and lets a fourth append
+/// as much.
+pub(crate) fn struck(
+    run: &mut Run,
+    others: Vec<Victim>,
+    writer: &Appender,
+    after: &Aftermath,
+) -> ScenarioResult {
+    let mut outcome = Outcome::passed();
+    let result = judge_rest(run, others, writer, after, &mut outcome);
+    outcome.after(result)
+}
+
+fn judge_rest(
+    run: &mut Run,
+    mut others: Vec<Victim>,
+    writer: &Appender,
+    after: &Aftermath,
+    outcome: &mut Outcome,
+) -> Fallible<()> {
+    let last = Appender {
+        writer: LAST,
+        canary: None,
+        ..writer.clone()
+    };
+    others.push(run.start(&spec("last-writer", &last.role())?)?);
+    let mut acked = numbered(&after.acks())?;
+    let mut left = BTreeMap::from([(LAST, last.count)]);
+    left.extend(OTHERS.map(|writer| (writer, last.count * OTHERS_TIMES)));
+    for (number, mut victim) in OTHERS.into_iter().chain([LAST]).zip(others) {
+        let exit = victim.wait_for_exit(PATIENCE)?;
+        outcome.check(exit.success(), || {
+            format!("writer {number} ended with {exit}")
+        });
+        acked.extend(numbered(&victim.acks())?);
+    }
+    let cut_off = usize::from(!after.finished());
+    let told = after.acks().len() as u64;
+    let wreck = Wreck::open(&writer.db, run.dir())?;
+    for problem in wreck.problems()? {
+        outcome.violate(problem);
+    }
+    let (mut found, mut steps) = (Vec::new(), BTreeMap::<u64, Vec<u64>>::new());
+    for checkpoint in wreck.all(&TaskId::new(&writer.task)?)? {
+        let state: State = checkpoint.state()?;
+        found.push((checkpoint.summary.sequence.get(), state.writer.to_string()));
+        steps.entry(state.writer).or_default().push(state.step);
+    }
+    for broken in judge(&acked, &found, cut_off) {
+        outcome.violate(broken);
+    }
+    // Each writer's own order is kept as well.
+    let of_struck = steps.get(&STRUCK).map_or(0, Vec::len) as u64;
+    left.insert(STRUCK, of_struck.clamp(told, told + cut_off as u64));
+    for (writer, count) in left {
+        let steps = steps.remove(&writer).unwrap_or_default();
+        outcome.check(steps.iter().copied().eq(1..=count), || {
+            format!("writer {writer} left the steps {steps:?}, of {count}")
+        });
+    }
+    Ok(())
 }

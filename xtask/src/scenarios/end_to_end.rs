@@ -20,9 +20,10 @@
 //! is.
 
 use std::fs;
+use std::sync::Arc;
 use std::time::Duration;
 
-use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict, Victim};
+use agentos_chaos::{Aftermath, Failure, Outcome, Run, Scenario, ScenarioResult, Verdict, Victim};
 use agentos_checkpoints::ReadState;
 use agentos_core::records::audit::TASK_STATUS;
 use agentos_core::{Audit, Stopwatch, Task, TaskId, TaskStatus, TaskStorage, Timestamp};
@@ -54,9 +55,11 @@ const TASK: &str = "counter";
 const WORKER: &str = "agent";
 const STRANGERS_PERCENT: u64 = 25;
 
+pub(crate) const NAME: &str = "end-to-end";
+
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
     let goal = "an agent killed at random ends with the exact answer, does nothing twice and pays nothing twice";
-    Scenario::new(7, "end-to-end", goal, move |run| tell(run, canary))
+    Scenario::new(7, NAME, goal, move |run| tell(run, canary))
 }
 
 type Fallible<T> = Result<T, Failure>;
@@ -70,7 +73,7 @@ fn tell(run: &mut Run, canary: Option<Canary>) -> ScenarioResult {
 fn tell_all(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fallible<()> {
     let input = run.dir().join("input");
     sources::copy_into(&input)?;
-    let files = read(&input)?;
+    let files: Arc<[File]> = read(&input)?.into();
     let range = if run.quick() {
         ITERATIONS_QUICK
     } else {
@@ -79,7 +82,10 @@ fn tell_all(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fal
     let iterations = run.rng.between(*range.start(), *range.end());
 
     let (_model, port) = start_model(run)?;
-    let begin = |run: &Run, name: &str| Story::begin(run, name, port, iterations, canary, &files);
+    let begin = |run: &Run, name: &str| {
+        let files = Arc::clone(&files);
+        Story::begin(run, name, port, iterations, canary, files)
+    };
 
     run.progress("an agent works in peace");
     let mut peaceful = begin(run, "peaceful")?;
@@ -144,9 +150,11 @@ fn worked(log: &std::path::Path) -> Fallible<Vec<u64>> {
 }
 
 /// One agent, in all of its lives: what is known so far.
-struct Story<'files> {
+pub(crate) struct Story {
     counter: Counter,
-    files: &'files [File],
+    files: Arc<[File]>,
+    /// In so many of a hundred cases a life after a kill has another name.
+    strangers_percent: u64,
     lineage: Lineage,
     traces: Traces,
     name: String,
@@ -163,15 +171,15 @@ struct Story<'files> {
     answer: Option<Report>,
 }
 
-impl Story<'_> {
-    fn begin<'files>(
+impl Story {
+    fn begin(
         run: &Run,
         name: &str,
         model: u16,
         iterations: u64,
         canary: Option<Canary>,
-        files: &'files [File],
-    ) -> Fallible<Story<'files>> {
+        files: Arc<[File]>,
+    ) -> Fallible<Story> {
         let work = run.dir().join(name);
         fs::create_dir(&work)?;
         let counter = Counter {
@@ -190,6 +198,7 @@ impl Story<'_> {
             name: name.into(),
             counter,
             files,
+            strangers_percent: if run.quick() { 0 } else { STRANGERS_PERCENT },
             lineage: Lineage::of(TaskId::new(TASK)?),
             kills: 0,
             worked: Vec::new(),
@@ -199,6 +208,42 @@ impl Story<'_> {
             audits: Vec::new(),
             answer: None,
         })
+    }
+
+    /// An agent that is struck anywhere, at work on a few files in so many iterations;
+    /// its model, which is not struck; and the role of its first life.
+    pub(crate) fn to_strike(
+        run: &mut Run,
+        iterations: u64,
+        canary: Option<Canary>,
+    ) -> Fallible<(Victim, Role, Story)> {
+        let input = run.dir().join("input");
+        sources::copy_some_into(&input)?;
+        let files = read(&input)?.into();
+        let (model, port) = start_model(run)?;
+        let mut story = Story::begin(run, "struck", port, iterations, canary, files)?;
+        // The lease of a stranger's predecessor would have to be waited for.
+        story.strangers_percent = 0;
+        let role = story.next_role(run);
+        Ok((model, role, story))
+    }
+
+    /// Reads what an agent left that was struck anywhere, lets another one do what is
+    /// missing, and one more, which has nothing to do.
+    pub(crate) fn struck(mut self, run: &mut Run, after: &Aftermath) -> ScenarioResult {
+        let mut outcome = Outcome::passed();
+        let result = self.live_on(run, after, &mut outcome);
+        outcome.after(result)
+    }
+
+    fn live_on(&mut self, run: &mut Run, after: &Aftermath, outcome: &mut Outcome) -> Fallible<()> {
+        let cut_off = !after.finished();
+        self.kills = u64::from(cut_off);
+        self.look(&after.transcript.lines, cut_off, outcome)?;
+        if self.answer.is_none() && outcome.verdict == Verdict::Passed {
+            self.finish(run, outcome)?;
+        }
+        self.once_more(run, outcome)
     }
 
     /// All lives: as planned, and one to the end.
@@ -237,7 +282,8 @@ impl Story<'_> {
     /// The role of the next life, of the same name as those before or of another one.
     fn next_role(&mut self, run: &mut Run) -> Role {
         let life = self.traces.next_life();
-        let is_stranger = !run.quick() && 1 < life && run.rng.percent(STRANGERS_PERCENT);
+        let percent = self.strangers_percent;
+        let is_stranger = 0 < percent && 1 < life && run.rng.percent(percent);
         self.counter.caller = format!("{}-{life}", self.name);
         self.counter.worker = match is_stranger {
             true => format!("{WORKER}-{life}"),
@@ -450,7 +496,7 @@ impl Story<'_> {
         answers: Vec<Value>,
         broken: &mut Vec<String>,
     ) -> Fallible<Option<Report>> {
-        let facts = Facts::about(self.files);
+        let facts = Facts::about(&self.files);
         let mut last = None;
         for answer in answers {
             match serde_json::from_value::<Option<Report>>(answer)? {

@@ -11,10 +11,11 @@
 //! `fsync`.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict};
+use agentos_chaos::{Aftermath, Failure, Outcome, Run, Scenario, ScenarioResult, Verdict};
 use agentos_checkpoints::ReadState;
 use agentos_core::{TaskId, TaskStatus, TaskStorage};
 
@@ -32,17 +33,22 @@ const OFFSET_MAX: Duration = Duration::from_micros(999);
 const COMMIT_OFFSET_MAX: Duration = Duration::from_micros(400);
 /// For one acknowledgement to come; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Letters of the digest in an artifact.
+const DIGEST_HEX: usize = 64;
 const TASK: &str = "agent";
 
+pub(crate) const NAME: &str = "kill-9-recovery";
+pub(crate) const GOAL: &str =
+    "acknowledged checkpoints survive SIGKILL, and work resumes at the next iteration";
+
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
-    let goal = "acknowledged checkpoints survive SIGKILL, and work resumes at the next iteration";
-    Scenario::new(1, "kill-9-recovery", goal, move |run| {
-        Story::begin(run, canary)?.tell(run)
+    Scenario::new(1, NAME, GOAL, move |run| {
+        Story::begin(run, u64::MAX, canary)?.tell(run)
     })
 }
 
 /// One run of the scenario: what is known so far.
-struct Story {
+pub(crate) struct Story {
     agent: Agent,
     lineage: Lineage,
     kills: usize,
@@ -54,7 +60,8 @@ struct Story {
 type Fallible<T> = Result<T, Failure>;
 
 impl Story {
-    fn begin(run: &Run, canary: Option<Canary>) -> Fallible<Story> {
+    /// An agent that is to do iterations up to the last.
+    pub(crate) fn begin(run: &Run, last: u64, canary: Option<Canary>) -> Fallible<Story> {
         let work = run.dir().join("work");
         fs::create_dir(&work)?;
         let input = run.dir().join("input.txt");
@@ -64,7 +71,7 @@ impl Story {
             work,
             input,
             task: TASK.into(),
-            last: u64::MAX,
+            last,
             canary,
         };
         Ok(Story {
@@ -76,8 +83,53 @@ impl Story {
         })
     }
 
+    /// How its agent is started.
+    pub(crate) fn role(&self) -> Role {
+        Role::Agent(self.agent.clone())
+    }
+
+    /// Reads what an agent left that was struck anywhere, and lets another one do
+    /// what is missing.
+    pub(crate) fn struck(mut self, run: &mut Run, after: &Aftermath) -> ScenarioResult {
+        let result = self.heed_struck(after).and_then(|()| self.finish(run));
+        self.end(result)
+    }
+
+    fn heed_struck(&mut self, after: &Aftermath) -> Fallible<()> {
+        let (said, acks) = (after.transcript.said(), after.acks());
+        if !said.is_empty() {
+            self.heed(&said, &acks)?;
+        }
+        self.look("after the strike", usize::from(!after.finished()))?;
+        self.look_at_artifacts()
+    }
+
+    /// What has the name of an artifact is whole, also where no checkpoint speaks of it.
+    fn look_at_artifacts(&mut self) -> Fallible<()> {
+        for iteration in 1..=self.agent.last {
+            match fs::read_to_string(self.agent.work.join(artifact_of(iteration))) {
+                Ok(artifact) => {
+                    let mut lines = artifact.lines();
+                    let words = lines.next().and_then(|first| first.parse().ok());
+                    let digest = lines.next().map_or(0, str::len);
+                    let whole = words == Some(self.words_of(iteration)?) && digest == DIGEST_HEX;
+                    self.outcome.check(whole, || {
+                        format!("the artifact of iteration {iteration} is not whole: {artifact:?}")
+                    });
+                }
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
     fn tell(mut self, run: &mut Run) -> ScenarioResult {
         let result = self.live(run);
+        self.end(result)
+    }
+
+    fn end(mut self, result: Fallible<()>) -> ScenarioResult {
         let lineage = self.lineage;
         self.outcome.metric("kills", self.kills);
         self.outcome.metric("acked", lineage.acked);
@@ -101,6 +153,7 @@ impl Story {
         }
         if self.outcome.verdict == Verdict::Passed {
             run.progress("the last agent finishes");
+            self.agent.last = self.lineage.next + *ACKS.start();
             self.finish(run)?;
         }
         let work = match self.agent.last {
@@ -123,7 +176,7 @@ impl Story {
             OFFSET_MAX
         };
         let offset = run.rng.duration_between(Duration::ZERO, offset_max);
-        let mut victim = run.start(&spec("agent", &Role::Agent(self.agent.clone()))?)?;
+        let mut victim = run.start(&spec("agent", &self.role())?)?;
         victim.wait_for_acks(acks, PATIENCE)?;
         if inside_commit {
             let following = format!("commit {}", self.lineage.next + acks as u64);
@@ -185,10 +238,9 @@ impl Story {
         Ok(lines.map(|line| line.split_whitespace().count()).sum())
     }
 
-    /// The last agent does a few iterations more and ends by itself.
+    /// The last agent does the iterations that are left and ends by itself.
     fn finish(&mut self, run: &mut Run) -> Fallible<()> {
-        self.agent.last = self.lineage.next + *ACKS.start();
-        let mut victim = run.start(&spec("last-agent", &Role::Agent(self.agent.clone()))?)?;
+        let mut victim = run.start(&spec("last-agent", &self.role())?)?;
         let exit = victim.wait_for_exit(PATIENCE)?;
         self.outcome.check(exit.success(), || {
             format!("the last agent ended with {exit}")

@@ -1,17 +1,17 @@
 //! The scenarios. One file each: goal, method, run.
 
 mod clock_jump;
-mod concurrent_checkpoints;
+pub(crate) mod concurrent_checkpoints;
 mod crew;
-mod end_to_end;
+pub(crate) mod end_to_end;
 mod gate;
 mod in_doubt;
-mod kill_9_recovery;
+pub(crate) mod kill_9_recovery;
 mod kill_during_upkeep;
 mod kill_storm;
 mod lease_expiration;
 mod lineage;
-mod llm_cache;
+pub(crate) mod llm_cache;
 mod plan;
 mod poison_item;
 mod recovery_sweep;
@@ -21,7 +21,7 @@ mod sources;
 mod sweep_race;
 mod tidied;
 mod told;
-mod tool_replay;
+pub(crate) mod tool_replay;
 mod traces;
 mod zombie_worker;
 

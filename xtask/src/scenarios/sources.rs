@@ -7,15 +7,26 @@ use std::path::{Path, PathBuf};
 
 /// Below the root of the repository.
 const FOLDERS: [&str; 2] = ["crates", "xtask"];
+/// A few of them.
+const SOME: [&str; 1] = ["xtask/src/chat"];
 /// Deeper folders are not looked into.
 const DEPTH_MAX: u32 = 8;
 
 /// Copies every Rust file into one flat folder, which it makes. A file keeps its
 /// path as its name, with `~` for `/`.
 pub(super) fn copy_into(folder: &Path) -> io::Result<()> {
+    copy(&FOLDERS, folder)
+}
+
+/// Copies a few of them, for work that is done often.
+pub(super) fn copy_some_into(folder: &Path) -> io::Result<()> {
+    copy(&SOME, folder)
+}
+
+fn copy(folders: &[&str], folder: &Path) -> io::Result<()> {
     fs::create_dir(folder)?;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    for below in FOLDERS {
+    for below in folders {
         let mut files = Vec::new();
         rust_files(&root.join(below), DEPTH_MAX, &mut files)?;
         for file in files {

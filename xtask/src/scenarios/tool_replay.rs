@@ -9,12 +9,12 @@
 use std::fs;
 use std::time::Duration;
 
-use agentos_chaos::{Failure, Outcome, Run, Scenario};
+use agentos_chaos::{Aftermath, Failure, Family, Outcome, Run, Scenario, ScenarioResult};
 
 use super::{fact, same};
 use crate::canary::Canary;
 use crate::checks::Wreck;
-use crate::model::{Output, Pass, Told, judge_effects, judge_pass, output_of};
+use crate::model::{Output, Pass, Told, judge_effects, judge_pass, judge_struck, output_of};
 use crate::victims::{DONE, EFFECTS, Ran, RanAll, Role, Tooler, spec};
 
 const COMMANDS: u64 = 500;
@@ -25,9 +25,11 @@ const THREADS: u64 = 4;
 const PATIENCE: Duration = Duration::from_secs(50);
 const TASK: &str = "commands";
 
+pub(crate) const NAME: &str = "tool-replay";
+
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
     let goal = "500 commands are run once each, and replayed byte for byte";
-    Scenario::new(6, "tool-replay", goal, move |run| {
+    Scenario::new(6, NAME, goal, move |run| {
         let mut outcome = Outcome::passed();
         let result = tell(run, canary, &mut outcome);
         outcome.after(result)
@@ -57,24 +59,14 @@ fn tell(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fallibl
             db: db.clone(),
             work: work.clone(),
             name: name.to_owned(),
+            worker: name.to_owned(),
             task: TASK.to_owned(),
             commands,
             seed,
             threads: THREADS,
             canary,
         };
-        let mut victim = run.start(&spec(name, &Role::Tooler(tooler))?)?;
-        let exit = victim.wait_for_exit(PATIENCE)?;
-        outcome.check(exit.success(), || {
-            format!("the {name} pass ended with {exit}")
-        });
-        let told = victim.acks();
-        let told = told.iter().map(|ack| {
-            let ran: Ran = fact(ack)?;
-            let output = (ran.exit, ran.stdout, ran.stderr);
-            Ok((ran.command, ran.replayed, output))
-        });
-        let told = told.collect::<Fallible<Vec<Told<Output>>>>()?;
+        let (told, done) = ask(run, tooler, outcome)?;
         for broken in judge_pass(pass, &told, &expected) {
             outcome.violate(broken);
         }
@@ -86,10 +78,6 @@ fn tell(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fallibl
         for problem in Wreck::open(&db, &work)?.problems()? {
             outcome.violate(format!("after the {name} pass: {problem}"));
         }
-        let said = victim.said();
-        let done = said.iter().find_map(|line| line.strip_prefix(DONE));
-        let done = done.ok_or_else(|| Failure::new(format!("the {name} pass did not end")))?;
-        let done: RanAll = fact(done)?;
         let counted = (done.executions, done.replays, done.replay_rate);
         let right = match pass {
             Pass::First => (commands, 0, 0.0),
@@ -106,5 +94,103 @@ fn tell(run: &mut Run, canary: Option<Canary>, outcome: &mut Outcome) -> Fallibl
     outcome.metric("replays", replays);
     outcome.metric("replay_rate", replay_rate);
     same(outcome, "the replay rate of both passes", replay_rate, 0.5);
+    Ok(())
+}
+
+/// One process that asks for everything: what it was told, and its ledger's own count.
+fn ask(
+    run: &mut Run,
+    tooler: Tooler,
+    outcome: &mut Outcome,
+) -> Fallible<(Vec<Told<Output>>, RanAll)> {
+    let name = tooler.name.clone();
+    let mut victim = run.start(&spec(&name, &Role::Tooler(tooler))?)?;
+    let exit = victim.wait_for_exit(PATIENCE)?;
+    outcome.check(exit.success(), || {
+        format!("the {name} pass ended with {exit}")
+    });
+    let said = victim.said();
+    let done = said.iter().find_map(|line| line.strip_prefix(DONE));
+    let done = done.ok_or_else(|| Failure::new(format!("the {name} pass did not end")))?;
+    Ok((told(&victim.acks())?, fact(done)?))
+}
+
+/// What a process was told of commands, by its acknowledgements.
+fn told(acks: &[String]) -> Fallible<Vec<Told<Output>>> {
+    let told = acks.iter().map(|ack| {
+        let ran: Ran = fact(ack)?;
+        let output = (ran.exit, ran.stdout, ran.stderr);
+        Ok((ran.command, ran.replayed, output))
+    });
+    told.collect()
+}
+
+/// The role of the first pass in a run that is struck, for so many commands. It has one
+/// thread: where a named point kills the process, no command of another thread runs on
+/// for the moment until its guardian has killed it.
+pub(crate) fn begin(run: &mut Run, commands: u64, canary: Option<Canary>) -> Fallible<Tooler> {
+    let work = run.dir().join("work");
+    fs::create_dir(&work)?;
+    Ok(Tooler {
+        db: run.dir().join("ledger.db"),
+        work,
+        name: "struck".to_owned(),
+        worker: "tooler".to_owned(),
+        task: TASK.to_owned(),
+        commands,
+        seed: run.rng.next_u64(),
+        threads: 1,
+        canary,
+    })
+}
+
+/// Reads what a first pass left that was struck anywhere, and lets a second one ask for
+/// the same.
+pub(crate) fn struck(run: &mut Run, tooler: &Tooler, after: &Aftermath) -> ScenarioResult {
+    let mut outcome = Outcome::passed();
+    let result = judge_rest(run, tooler, after, &mut outcome);
+    outcome.after(result)
+}
+
+fn judge_rest(
+    run: &mut Run,
+    tooler: &Tooler,
+    after: &Aftermath,
+    outcome: &mut Outcome,
+) -> Fallible<()> {
+    let first = told(&after.acks())?;
+    let role = Tooler {
+        name: Pass::Second.name().to_owned(),
+        ..tooler.clone()
+    };
+    let (second, _) = ask(run, role, outcome)?;
+    let mut expected: Vec<Output> = (0..tooler.commands)
+        .map(|number| output_of(tooler.seed, number))
+        .collect();
+    // A call that failed may have been one of a command, which has another outcome
+    // then; and that is what is replayed.
+    let fails = after.strike.family() == Family::Fail;
+    if fails {
+        for (number, _, found) in second.iter().chain(&first) {
+            if let Some(expected) = expected.get_mut(usize::try_from(*number)?) {
+                expected.clone_from(found);
+            }
+        }
+    }
+    let beyond = usize::from(!after.finished());
+    for broken in judge_struck(&first, &second, &expected, beyond) {
+        outcome.violate(broken);
+    }
+    let effects = fs::read_to_string(tooler.work.join(EFFECTS)).unwrap_or_default();
+    let mut broken = judge_effects(&effects, tooler.commands);
+    if fails {
+        broken.retain(|reason| !reason.ends_with("had its effect 0 times"));
+    }
+    for reason in broken {
+        outcome.violate(reason);
+    }
+    for problem in Wreck::open(&tooler.db, &tooler.work)?.problems()? {
+        outcome.violate(problem);
+    }
     Ok(())
 }

@@ -4,12 +4,24 @@
 //! A subject has the name of its scenario. One file each: what the victim does, how
 //! the directory is made ready, and what must hold after it was struck anywhere.
 
+mod concurrent_checkpoints;
+mod end_to_end;
+mod kill_9_recovery;
+mod llm_cache;
+mod tool_replay;
+
 use agentos_chaos::Subject;
 
 use crate::canary::Canary;
 
 /// Every subject in the order of their scenarios' numbers, with victims that are broken
 /// as `canary` says.
-pub(crate) fn all(_canary: Option<Canary>) -> Vec<Subject> {
-    Vec::new()
+pub(crate) fn all(canary: Option<Canary>) -> Vec<Subject> {
+    vec![
+        kill_9_recovery::subject(canary),
+        concurrent_checkpoints::subject(canary),
+        llm_cache::subject(canary),
+        tool_replay::subject(canary),
+        end_to_end::subject(canary),
+    ]
 }

@@ -16,7 +16,7 @@ use agentos_store::sqlite::{Config, SqliteStore};
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
-use super::say;
+use super::{Role, say};
 use crate::canary::Canary;
 
 /// The role of an appender.
@@ -46,6 +46,11 @@ pub(crate) struct State {
 }
 
 impl Appender {
+    /// How it is started.
+    pub(crate) fn role(&self) -> Role {
+        Role::Appender(self.clone())
+    }
+
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
         let store = Arc::new(SqliteStore::open(Config::at(&self.db))?);
         let task = TaskId::new(&self.task)?;

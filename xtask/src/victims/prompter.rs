@@ -25,8 +25,10 @@ pub(crate) const DONE: &str = "done ";
 pub(crate) struct Prompter {
     /// The database.
     pub(crate) db: PathBuf,
-    /// Its name, for the server too.
+    /// Its name, for the server.
     pub(crate) name: String,
+    /// The name of the worker, of which there is one at a time.
+    pub(crate) worker: String,
     /// The port of the server.
     pub(crate) port: u16,
     /// It asks so many requests, of the run with this seed.
@@ -63,8 +65,9 @@ pub(crate) struct AskedAll {
 impl Prompter {
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
         let store = SqliteStore::open(Config::at(&self.db).busy_timeout(BUSY_TIMEOUT))?;
-        let owner = Worker::start(WorkerId::new(&self.name)?);
-        let gate = IdempotencyStore::new(Arc::new(store), GateConfig::new(owner))?;
+        let owner = Worker::start(WorkerId::new(&self.worker)?);
+        let config = GateConfig::new(owner).sole_start(true);
+        let gate = IdempotencyStore::new(Arc::new(store), config)?;
         let cache = LlmOutputCache::new(gate, self.config())?;
         let watch = Stopwatch::start();
         in_threads(self.threads, |first| {

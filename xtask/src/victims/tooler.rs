@@ -2,12 +2,15 @@
 //! leaves a line in a file of the outside world, which no ledger keeps.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agentos_core::{BoxError, Stopwatch, TaskId, Worker, WorkerId};
+use agentos_core::{BoxError, Finding, Stopwatch, TaskId, Worker, WorkerId};
 use agentos_idempotency::{
-    CommandAnswer, CommandCall, GateConfig, IdempotencyStore, LedgerConfig, OnFailure, ToolLedger,
+    CommandAnswer, CommandCall, CommandOutcome, DoubtfulCall, GateConfig, IdempotencyStore,
+    LedgerConfig, OnDoubt, OnFailure, ToolLedger, ToolOutcome, ToolOutput,
 };
 use agentos_process::CommandSpec;
 use agentos_store::sqlite::{Config, SqliteStore};
@@ -32,6 +35,8 @@ pub(crate) struct Tooler {
     pub(crate) work: PathBuf,
     /// Its name.
     pub(crate) name: String,
+    /// The name of the worker, of which there is one at a time.
+    pub(crate) worker: String,
     /// The task to which the commands belong.
     pub(crate) task: String,
     /// It runs so many, of the run with this seed.
@@ -69,7 +74,12 @@ pub(crate) struct RanAll {
 /// The `number`-th command of a run with this seed. What it prints, and how it ends, is
 /// worked out once more, and otherwise, by the scenario's check.
 fn script(seed: u64, number: u64) -> String {
-    let print = match number % KINDS {
+    format!("echo {number} >> {EFFECTS}; {}", print(seed, number))
+}
+
+/// What a command does beside its effect.
+fn print(seed: u64, number: u64) -> String {
+    match number % KINDS {
         // Bytes that are no text.
         0 => format!("printf '\\x00\\xff\\xfe%s\\x80' {number}"),
         // A sum.
@@ -86,15 +96,40 @@ fn script(seed: u64, number: u64) -> String {
         6 => format!("echo half of {number}; echo no more >&2; exit 3"),
         // Without a line's end, and not in ASCII.
         _ => format!("printf 'naïve %x 日誌' {number}"),
+    }
+}
+
+/// Looks whether a command has had its effect. If so, what it printed is printed once
+/// more, without the effect.
+fn look(work: &Path, seed: u64, number: u64) -> Finding<ToolOutcome> {
+    let effects = match fs::read_to_string(work.join(EFFECTS)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Finding::CannotTell(error.to_string()),
+        Ok(effects) => effects,
     };
-    format!("echo {number} >> {EFFECTS}; {print}")
+    if !effects.lines().any(|line| line == number.to_string()) {
+        return Finding::DidNotHappen;
+    }
+    let spec = CommandSpec::new("bash").args(["-c", &print(seed, number)]);
+    match agentos_process::run(&spec.cwd(work)) {
+        Ok(finished) => {
+            let outcome = CommandOutcome::from(finished);
+            let output = ToolOutput::new(outcome.encode());
+            Finding::Happened(match outcome.is_success() {
+                true => ToolOutcome::Done(output),
+                false => ToolOutcome::failed(outcome.exit.to_string(), output),
+            })
+        }
+        Err(error) => Finding::CannotTell(error.to_string()),
+    }
 }
 
 impl Tooler {
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
         let store = SqliteStore::open(Config::at(&self.db).busy_timeout(BUSY_TIMEOUT))?;
-        let owner = Worker::start(WorkerId::new(&self.name)?);
-        let gate = IdempotencyStore::new(Arc::new(store), GateConfig::new(owner))?;
+        let owner = Worker::start(WorkerId::new(&self.worker)?);
+        let config = GateConfig::new(owner).sole_start(true);
+        let gate = IdempotencyStore::new(Arc::new(store), config)?;
         // A failure is an outcome as well, and is replayed here.
         let config = LedgerConfig::new().on_failure(OnFailure::Replay);
         let ledger = ToolLedger::new(gate, config);
@@ -127,8 +162,10 @@ impl Tooler {
         number: u64,
     ) -> Result<CommandAnswer, BoxError> {
         let script = script(self.seed, number);
+        let (work, seed) = (self.work.clone(), self.seed);
+        let probe = move |_: &DoubtfulCall| look(&work, seed, number);
         let command = CommandCall::bash(&script).cwd(&self.work).with(|call| {
-            let call = call.of_task(task);
+            let call = call.of_task(task).on_doubt(OnDoubt::verify(probe));
             match self.canary {
                 Some(Canary::ForgetCalls) if number.is_multiple_of(FORGOTTEN_EVERY) => {
                     call.in_step(&self.name)
