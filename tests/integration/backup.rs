@@ -113,24 +113,21 @@ fn a_killed_backup_leaves_no_half_file() {
     let path = store.path().to_str().unwrap().to_string();
     let dry = tempfile::tempdir().unwrap();
     let target = dry.path().join("copy.db");
-    let points: Vec<String> = Victim::start(
-        VICTIM,
-        "points",
-        ["backup", &path, target.to_str().unwrap()],
-    )
-    .finish()
-    .into_iter()
-    .filter_map(|line| {
-        line.strip_prefix("point backup.")
-            .map(|p| format!("backup.{p}"))
-    })
-    .collect();
+    let arguments = ["backup", &path, target.to_str().unwrap()];
+    let (points, _) = Victim::points(VICTIM, arguments);
     assert_eq!(
         points,
         [
+            "backup.before_clearing",
+            "backup.cleared",
+            "backup.empty",
             "backup.copied",
+            "backup.synced",
+            "upkeep.before_noted",
+            "upkeep.noted",
             "backup.before_rename",
-            "backup.after_rename"
+            "backup.after_rename",
+            "backup.directory_synced",
         ]
     );
     for point in points {
@@ -154,7 +151,7 @@ fn a_killed_backup_leaves_no_half_file() {
                 [&point, "1", "backup", &path, target_text],
             )
             .dies();
-            let renamed = point == "backup.after_rename";
+            let renamed = ["backup.after_rename", "backup.directory_synced"].contains(&&*point);
             let found = target.exists().then(|| digest(&target));
             if renamed {
                 assert!(found.is_some() && found != old, "{point}");

@@ -152,12 +152,14 @@ fn a_death_while_a_key_changes_leaves_all_of_the_change_or_none() {
         let elsewhere = tempfile::tempdir().unwrap();
         let copy = copy_database(&path, elsewhere.path());
         let arguments = ["key", copy.to_str().unwrap(), action];
-        let mut lines = Victim::start(VICTIM, "points", arguments).finish();
-        let said = lines.pop().unwrap();
+        let (points, said) = Victim::points(VICTIM, arguments);
+        let [said] = &said[..] else {
+            panic!("{said:?}")
+        };
         let after = lease_rows(&copy);
         assert_ne!(before, after, "{action}");
-        for line in lines {
-            let point = line.strip_prefix("point ").unwrap();
+        for point in points {
+            let point = point.as_str();
             let elsewhere = tempfile::tempdir().unwrap();
             let copy = copy_database(&path, elsewhere.path());
             let arguments = [point, "1", "key", copy.to_str().unwrap(), action];
@@ -171,17 +173,25 @@ fn a_death_while_a_key_changes_leaves_all_of_the_change_or_none() {
             let expected = if committed { &after } else { &before };
             assert_eq!(&lease_rows(&copy), expected, "{action}, killed at {point}");
             if !committed {
-                assert_eq!(key_action(&store, action), said);
+                assert_eq!(&key_action(&store, action), said);
                 assert_eq!(lease_rows(&copy), after, "{action} after {point}");
             }
         }
     }
     let begins = ["begin", "begin-again", "take-over"];
-    let expected: [(&str, &[&str]); 4] = [
+    let expected: [(&str, &[&str]); 12] = [
+        ("checkpoint.appended", &["finish-step"]),
+        ("key.abandoned", &["abandon"]),
         ("key.begun", &begins),
         ("key.finished", &["finish", "finish-step"]),
+        ("key.left_in_doubt", &["doubt"]),
+        ("key.removed", &["remove"]),
+        ("key.renewed", &["renew"]),
+        ("key.resolved", &["resolve"]),
+        ("key.touched", &["touch"]),
         ("store.after_commit", &KEY_ACTIONS),
         ("store.before_commit", &KEY_ACTIONS),
+        ("work.completed", &["finish-step"]),
     ];
     let deaths: Vec<(&str, &[&str])> = deaths
         .iter()

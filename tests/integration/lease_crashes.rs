@@ -24,10 +24,11 @@ fn leased() -> (tempfile::TempDir, PathBuf) {
     (directory, path)
 }
 
-/// What an undisturbed process says, the points that it passes before that included.
-fn undisturbed(action: &str, path: &Path) -> Vec<String> {
+/// The points that an undisturbed process passes, and what it says then.
+fn undisturbed(action: &str, path: &Path) -> (Vec<String>, String) {
     let arguments = ["lease", path.to_str().unwrap(), action];
-    Victim::start(VICTIM, "points", arguments).finish()
+    let (points, mut words) = Victim::points(VICTIM, arguments);
+    (points, words.pop().unwrap())
 }
 
 /// The rows that are in one of the two only.
@@ -121,12 +122,11 @@ fn a_death_while_a_lease_changes_hands_leaves_all_of_the_change_or_none() {
     for action in LEASE_ACTIONS {
         let elsewhere = tempfile::tempdir().unwrap();
         let copy = copy_database(&path, elsewhere.path());
-        let mut lines = undisturbed(action, &copy);
-        let said = lines.pop().unwrap();
+        let (points, said) = undisturbed(action, &copy);
         let after = lease_rows(&copy);
         assert_ne!(before, after, "{action}");
-        for line in lines {
-            let point = line.strip_prefix("point ").unwrap();
+        for point in points {
+            let point = point.as_str();
             let elsewhere = tempfile::tempdir().unwrap();
             let copy = copy_database(&path, elsewhere.path());
             let arguments = [point, "1", "lease", copy.to_str().unwrap(), action];
@@ -154,12 +154,18 @@ fn a_death_while_a_lease_changes_hands_leaves_all_of_the_change_or_none() {
         }
     }
     let sweeps = ["claim", "sweep", "give-up"];
-    let expected: [(&str, &[&str]); 5] = [
+    let expected: [(&str, &[&str]); 11] = [
+        ("checkpoint.appended", &["complete"]),
         ("lease.claimed", &["claim"]),
         ("lease.renewed", &["renew"]),
         ("store.after_commit", &LEASE_ACTIONS),
         ("store.before_commit", &LEASE_ACTIONS),
         ("sweep.recovered", &sweeps),
+        ("work.cancelled", &["cancel"]),
+        ("work.completed", &["complete"]),
+        ("work.enqueued", &["complete"]),
+        ("work.failed", &["fail", "bury"]),
+        ("work.released", &["release"]),
     ];
     let deaths: Vec<(&str, &[&str])> = deaths
         .iter()

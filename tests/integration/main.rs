@@ -27,6 +27,7 @@ mod odd_work;
 mod opening;
 mod recovery;
 mod states;
+mod step_crashes;
 mod sweep_failures;
 mod traps;
 mod upgrades;

@@ -143,9 +143,15 @@ fn a_killed_creation_is_taken_up_by_the_next() {
     let scratch = tempfile::tempdir().unwrap();
     let points = points_of_opening(&scratch.path().join("dry.db"));
     let migration = ["migrate.before", "migrate.before_commit", "migrate.after"];
-    let mut expected = vec!["create.empty"];
+    let mut expected = vec!["open.before_side_files", "open.side_files_made"];
+    expected.extend(["create.before_empty", "create.empty"]);
     (0..SCHEMA_VERSION).for_each(|_| expected.extend(migration));
-    expected.extend(["create.before_rename", "create.after_rename"]);
+    expected.extend(["create.built", "create.before_rename"]);
+    expected.extend(["create.after_rename", "create.directory_synced"]);
+    expected.extend(["create.before_clearing", "create.cleared"]);
+    expected.extend(["open.before_log", "open.log_made"]);
+    expected.extend(["ballast.before_making", "ballast.empty", "ballast.made"]);
+    expected.extend(["close.before_log_moved", "close.log_moved"]);
     assert_eq!(points, expected);
     for (at_point, point) in points.iter().enumerate() {
         let before = points[..=at_point].iter();

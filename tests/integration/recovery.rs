@@ -241,14 +241,11 @@ fn a_sweep_that_is_killed_anywhere_is_finished_by_the_next() {
     let (_elsewhere, undisturbed) = copy();
     let arguments = ["sweep", undisturbed.to_str().unwrap(), "4"];
     let mut points = BTreeMap::<String, usize>::new();
-    let mut last = None;
-    for line in Victim::start(VICTIM, "points", arguments).finish() {
-        match line.strip_prefix("point ") {
-            Some(point) => *points.entry(point.to_string()).or_default() += 1,
-            None => last = Some(line),
-        }
+    let (passed, words) = Victim::points(VICTIM, arguments);
+    for point in passed {
+        *points.entry(point).or_default() += 1;
     }
-    assert_eq!(last.as_deref(), Some("recovered 10"));
+    assert_eq!(words, ["recovered 10"]);
     assert_eq!(recovered(&undisturbed), 10);
     let counted = |point: &str| points.get(point).copied().unwrap_or_default();
     for (point, hits) in [

@@ -105,12 +105,16 @@ fn a_pass_that_is_killed_anywhere_is_finished_by_the_next() {
     let points = points(&undisturbed);
     let expected = look(&undisturbed);
     for point in [
+        "log.before_cut",
+        "log.cut",
         "prune.between_batches",
         "prune.checkpoints_deleted",
         "prune.rows_deleted",
         "store.after_commit",
         "store.before_commit",
+        "upkeep.before_log_moved",
         "upkeep.before_optimized",
+        "upkeep.before_reclaimed",
         "upkeep.between_batches",
         "upkeep.log_cut",
         "upkeep.log_moved",

@@ -121,6 +121,32 @@ impl Victim {
         (lines, exit.is_sigkill())
     }
 
+    /// The points that an action passes, in order, without those of opening and closing
+    /// a store; and what it says beside.
+    ///
+    /// # Panics
+    ///
+    /// As [`Victim::finish`].
+    pub fn points<I>(program: &str, action: I) -> (Vec<String>, Vec<String>)
+    where
+        I: IntoIterator,
+        I::Item: Into<OsString>,
+    {
+        let (mut points, mut words) = (Vec::new(), Vec::new());
+        for line in Victim::start(program, "points", action).finish() {
+            match line.strip_prefix("point ") {
+                Some(point) => points.push(point.to_owned()),
+                None => words.push(line),
+            }
+        }
+        let is_around = |point: &String| {
+            let area = point.split('.').next().unwrap_or_default();
+            ["open", "create", "migrate", "ballast", "close"].contains(&area)
+        };
+        points.retain(|point| !is_around(point));
+        (points, words)
+    }
+
     /// Kills it with SIGKILL, and gives its last words.
     ///
     /// # Panics

@@ -10,6 +10,8 @@ mod cache;
 mod keys;
 #[path = "victim/leases.rs"]
 mod leases;
+#[path = "victim/step.rs"]
+mod step;
 #[path = "victim/tools.rs"]
 mod tools;
 
@@ -61,6 +63,7 @@ fn play(arguments: &[&str]) {
         ["ask-model", database, gate, calls, name] => cache::ask(database, gate, calls, name),
         ["hang-in-model", database] => cache::hang(database),
         ["run-command", database, script] => tools::run_command(database, script),
+        ["step", database, work] => step::step(database, work),
         ["sweep", database, rows] => leases::sweep(database, rows),
         ["backup", database, target] => backup(database, target),
         ["read", database] => read(database),

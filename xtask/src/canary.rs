@@ -61,6 +61,10 @@ pub(crate) enum Canary {
     PruneChildren,
     /// Backs up by copying the main file alone.
     CopyMainFile,
+    /// Writes each backup over the one before.
+    CopyOver,
+    /// Commits an audit line apart from the checkpoint that it is about.
+    AuditApart,
     /// Checks no write and no renewal against the lease under which it is made.
     NoFence,
     /// Renews a lease whoever holds the item.

@@ -10,6 +10,8 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use agentos_core::crash_point;
+
 use crate::error::CheckpointError;
 use crate::paths::{Base, FileId, Found, Place, id_of, open_directory, open_regular};
 
@@ -34,8 +36,10 @@ impl Syncer {
             .metadata()
             .map_err(|source| not_durable(&place.path, source))?;
         if !self.files.contains(&id_of(&meta)) {
+            crash_point!("evidence.before_file_synced");
             file.sync_all()
                 .map_err(|source| not_durable(&place.path, source))?;
+            crash_point!("evidence.file_synced");
             self.syncs += 1;
             self.files.insert(id_of(&meta));
         }
@@ -73,9 +77,11 @@ impl Syncer {
     /// Syncs the directories that were noted.
     pub(crate) fn finish(self) -> Result<(), CheckpointError> {
         for dir in self.order() {
+            crash_point!("evidence.before_directory_synced");
             open_directory(dir)
                 .and_then(|dir| dir.sync_all())
                 .map_err(|source| not_durable(dir, source))?;
+            crash_point!("evidence.directory_synced");
         }
         let syncs = self.syncs as usize + self.directories.len();
         tracing::debug!(syncs, "evidence made durable");

@@ -21,7 +21,7 @@ use agentos_core::limits::{KEPT_REQUEST_BYTES_MAX, check_size};
 use agentos_core::records::key::check_ttl;
 use agentos_core::{
     Deadline, Execution, KeyStatus, NewOutcome, OnDamaged, OnLost, OnRecorded, RecordedKey,
-    StorageError,
+    StorageError, crash_point,
 };
 use serde_json::json;
 
@@ -154,7 +154,9 @@ impl LlmOutputCache {
                 }
                 self.counters.miss(Some(execution), options.refresh);
                 let mut unpaid = Unpaid::new(self, permit);
+                crash_point!("model.before_asked");
                 let answer = generate().map_err(CacheError::Generate)?;
+                crash_point!("model.answered");
                 unpaid.is_paid = true;
                 Ok(self.record(request, identity, unpaid, answer))
             }

@@ -56,6 +56,19 @@ impl Place {
         Place::OutcomeCommitted,
     ];
 
+    /// The place of which nobody saw where it was: by what is left in the file, and by how
+    /// many steps of the effect were taken. `None` where that cannot be.
+    pub(crate) fn of(left: Left, steps: usize) -> Option<Place> {
+        match (left, steps) {
+            (Left::Nothing, 0) => Some(Place::IntentWritten),
+            (Left::Doubt, 0) => Some(Place::BeforeEffect),
+            (Left::Doubt, 1) => Some(Place::HalfWay),
+            (Left::Doubt, 2) => Some(Place::AfterEffect),
+            (Left::Outcome, 2) => Some(Place::OutcomeCommitted),
+            _ => None,
+        }
+    }
+
     pub(crate) fn leaves(self) -> Left {
         match self {
             Place::IntentWritten | Place::IntentUncommitted => Left::Nothing,

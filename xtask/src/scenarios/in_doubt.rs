@@ -18,20 +18,24 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict, Victim};
+use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Transcript, Verdict, Victim};
 use agentos_core::records::audit::KEY_RESOLVED;
-use agentos_core::{Deadline, KeyStorage, NewTask, Storage, TaskId, TaskStorage};
+use agentos_core::{
+    Deadline, KeyFilter, KeyStatus, KeyStorage, NewTask, Storage, TaskId, TaskStorage,
+};
 use agentos_store::sqlite::{Config, SqliteStore};
 
 use super::fact;
 use super::told::listen_to;
 use crate::canary::Canary;
 use crate::checks::Wreck;
-use crate::model::doubt::{Case, Left, Place, Policy, Resolved, Trace, Turn};
+use crate::model::doubt::{Case, Left, Place, Policy, Resolved, Said, Trace, Turn};
 use crate::victims::{Caller, Role, ToldCall, spec, standing_at};
 
 /// How long the permits of those last who are killed, in milliseconds.
 const PERMIT_MS: std::ops::RangeInclusive<u64> = 100..=200;
+/// Of who is struck anywhere: longer than all of its work, so that nothing is renewed.
+const STRUCK_PERMIT_MS: u64 = 600;
 /// Of those who are not: the machine may be busy.
 const LONG_PERMIT_MS: u64 = 60_000;
 /// For a line to come, or a process to end; the machine may be busy.
@@ -102,7 +106,7 @@ fn rounds(run: &mut Run) -> Vec<Round> {
     rounds
 }
 
-struct Story {
+pub(crate) struct Story {
     canary: Option<Canary>,
     db: PathBuf,
     world: PathBuf,
@@ -112,7 +116,7 @@ struct Story {
 }
 
 impl Story {
-    fn begin(run: &Run, canary: Option<Canary>) -> Story {
+    pub(crate) fn begin(run: &Run, canary: Option<Canary>) -> Story {
         Story {
             canary,
             db: run.dir().join("calls.db"),
@@ -138,6 +142,10 @@ impl Story {
                 return Ok(());
             }
         }
+        self.look(run)
+    }
+
+    fn look(&mut self, run: &Run) -> Fallible<()> {
         let wreck = Wreck::open(&self.db, run.dir())?;
         for problem in wreck.problems()? {
             self.outcome.violate(problem);
@@ -146,14 +154,29 @@ impl Story {
     }
 
     fn live_on(&mut self, run: &mut Run, round: &Round) -> Fallible<()> {
+        let store = self.open()?;
+        let cases = self.kill_all(run, round, &store)?;
+        self.settle(run, round, &store, cases)
+    }
+
+    fn open(&self) -> Fallible<SqliteStore> {
         let config = Config::at(&self.db).busy_timeout(PATIENCE);
-        let store = SqliteStore::open(config)?;
-        let mut cases = self.kill_all(run, round, &store)?;
-        let result = self.go_on(run, round, &store, &mut cases);
+        Ok(SqliteStore::open(config)?)
+    }
+
+    /// Has others go on, and judges what came of each call.
+    fn settle(
+        &mut self,
+        run: &mut Run,
+        round: &Round,
+        store: &SqliteStore,
+        mut cases: Vec<Case>,
+    ) -> Fallible<()> {
+        let result = self.go_on(run, round, store, &mut cases);
         // Also when somebody did not come to the end: what happened by then is to be told.
         for case in &mut cases {
             case.world = self.traces_of(&case.call)?;
-            case.audited = audited(&store, &case.call)?;
+            case.audited = audited(store, &case.call)?;
             for broken in case.judge() {
                 self.outcome.violate(broken);
             }
@@ -170,10 +193,10 @@ impl Story {
         store: &SqliteStore,
         cases: &mut [Case],
     ) -> Fallible<()> {
-        let in_doubt = round.place.leaves() == Left::Doubt;
-        let asks = |case: &Case| in_doubt && case.policy.asks();
+        let in_doubt = |case: &Case| case.place.leaves() == Left::Doubt;
+        let asks = |case: &Case| in_doubt(case) && case.policy.asks();
         if round.successor == Successor::ComesLate {
-            let as_expected = list(store, cases, 0, |_| in_doubt)?;
+            let as_expected = list(store, cases, 0, in_doubt)?;
             if !as_expected {
                 return Ok(());
             }
@@ -340,6 +363,105 @@ impl Story {
             outcome.metric(name, counts.to_vec());
         }
     }
+}
+
+/// One caller that makes all its calls, in order, and is struck anywhere.
+pub(crate) struct Struck {
+    story: Story,
+    round: Round,
+}
+
+impl Struck {
+    /// So many calls, of each policy in turn.
+    pub(crate) fn new(run: &Run, canary: Option<Canary>, calls: u64) -> Fallible<Struck> {
+        let story = Story::begin(run, canary);
+        fs::write(&story.world, "")?;
+        drop(story.open()?);
+        let policies = Policy::ALL.into_iter().cycle();
+        let call = |(number, policy)| (format!("call-{number}-{policy:?}"), policy);
+        let round = Round {
+            place: Place::BeforeEffect,
+            successor: Successor::SameName,
+            permit_ms: STRUCK_PERMIT_MS,
+            calls: (1..=calls).zip(policies).map(call).collect(),
+        };
+        Ok(Struck { story, round })
+    }
+
+    /// Who is struck.
+    pub(crate) fn role(&self) -> Role {
+        Role::Caller(Caller {
+            permit_ms: self.round.permit_ms,
+            turns: vec![Turn::First],
+            ..self.story.role(&self.round)
+        })
+    }
+
+    /// What must hold when it is dead, and what others then make of it. Where it died is
+    /// read from what it left.
+    pub(crate) fn judge(mut self, run: &mut Run, transcript: &Transcript) -> ScenarioResult {
+        let result = self.all(run, transcript);
+        self.story.figures();
+        self.story.outcome.after(result)
+    }
+
+    fn all(&mut self, run: &mut Run, transcript: &Transcript) -> Fallible<()> {
+        let said = transcript.said();
+        let process = said.iter().find_map(|line| line.strip_prefix("process "));
+        let mut acked = BTreeMap::new();
+        for told in transcript.acks() {
+            let ToldCall { call, said, .. } = fact(&told)?;
+            acked.insert(call, said);
+        }
+        let store = self.story.open()?;
+        let mut cases = Vec::new();
+        for (call, policy) in &self.round.calls {
+            let at_death = self.story.traces_of(call)?;
+            let left = left_of(&store, call)?;
+            let Some(place) = Place::of(left, at_death.len()) else {
+                let steps = at_death.len();
+                let broken =
+                    format!("{call}: the world has {steps} steps of it, and the file {left:?}");
+                self.story.outcome.violate(broken);
+                continue;
+            };
+            if let Some(Said::Executed(_)) = acked.get(call) {
+                self.story.outcome.check(left == Left::Outcome, || {
+                    format!("{call} was acknowledged, and the file has {left:?}")
+                });
+            }
+            cases.push(Case {
+                call: call.clone(),
+                place,
+                policy: *policy,
+                killed: process.unwrap_or_default().to_owned(),
+                at_death,
+                listed: [None; 3],
+                told: BTreeMap::new(),
+                world: Vec::new(),
+                audited: Vec::new(),
+            });
+        }
+        if self.story.outcome.verdict != Verdict::Passed {
+            return Ok(());
+        }
+        self.story.settle(run, &self.round, &store, cases)?;
+        self.story.look(run)
+    }
+}
+
+/// What the file knows of a call.
+fn left_of(store: &SqliteStore, call: &str) -> Fallible<Left> {
+    let filter = KeyFilter {
+        task: Some(TaskId::new(call)?),
+        ..KeyFilter::default()
+    };
+    let keys = store.keys(&filter, None, PAGE)?.items;
+    Ok(match keys.first().map(|key| key.view.status) {
+        None => Left::Nothing,
+        Some(KeyStatus::Pending) => Left::Doubt,
+        Some(_) => Left::Outcome,
+    })
 }
 
 /// Waits until one of the callers stands where it is to be killed; `None` when none is

@@ -18,7 +18,7 @@ use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Transcript,
 use agentos_checkpoints::Resume;
 use agentos_core::{CheckpointStorage, Stopwatch, TaskId};
 use agentos_recovery::{Mode, run_upkeep};
-use agentos_store::sqlite::{Config, Inspection, SqliteStore, inspect};
+use agentos_store::sqlite::{Config, Inspection, SCHEMA_VERSION, SqliteStore, inspect};
 
 use super::tidied::{BUSY, HELD, LEASED, PREPARED, Rows, STUCK, judge_content, prepare};
 use crate::canary::Canary;
@@ -50,7 +50,7 @@ enum Phase {
     Backup,
 }
 
-struct Story {
+pub(crate) struct Story {
     janitor: Janitor,
     /// What was prepared and must stay.
     prepared: Rows,
@@ -75,6 +75,7 @@ impl Story {
             db: run.dir().join("tidy.db"),
             copy: run.dir().join("copy.db"),
             task: BUSY.into(),
+            rounds: None,
             canary,
         };
         let prepared = prepare(&janitor.db)?;
@@ -124,7 +125,7 @@ impl Story {
 
     /// Old files are brought forward: the kills are spread over an opening.
     fn migrations(&mut self, run: &mut Run) -> Fallible<()> {
-        fs::copy(fixture(), old_file(run))?;
+        fs::copy(fixture(1), old_file(run))?;
         let before = inspect(&old_file(run))?;
         let mut lasted = Vec::new();
         for _ in 0..OPENINGS {
@@ -167,7 +168,7 @@ impl Story {
         wait(&mut victim, "done 2")?;
         self.backup = watch.elapsed();
         let transcript = victim.kill()?;
-        self.heed(&transcript)?;
+        self.heed(&transcript.lines)?;
         self.look("after the first round")
     }
 
@@ -196,13 +197,13 @@ impl Story {
         let part = percent.min(100) as f64 / 100.0;
         let before = if phase == Phase::Upkeep { 0.0 } else { 0.5 };
         self.outcome.kill_point(before + part / 2.0);
-        self.heed(&transcript)
+        self.heed(&transcript.lines)
     }
 
     /// Takes note of what a janitor printed.
-    fn heed(&mut self, transcript: &Transcript) -> Fallible<()> {
+    fn heed(&mut self, lines: &[String]) -> Fallible<()> {
         let mut at_begin = None;
-        for line in &transcript.lines {
+        for line in lines {
             if let Some(number) = line.strip_prefix("ack ") {
                 self.acked = number.parse()?;
             } else if line.starts_with("backup ") {
@@ -322,32 +323,91 @@ impl Story {
         let killed = transcript.killed && !transcript.lines.iter().any(|line| line == "opened");
         self.migrations += 1;
         self.migrations_killed += u64::from(killed);
-        let store = SqliteStore::open(Config::at(&db))?;
-        let after = store.inspect()?;
-        self.outcome.check(
-            after.pragmas["user_version"] > before.pragmas["user_version"],
-            || {
-                format!(
-                    "the old file is of version {:?}",
-                    after.pragmas["user_version"]
-                )
-            },
-        );
-        for (table, rows) in &before.rows {
-            let same = table == "schema_migrations" || after.rows.get(table) == Some(rows);
-            self.outcome.check(same, || {
-                format!(
-                    "{table} had {rows} rows, and {:?} after a kill",
-                    after.rows.get(table)
-                )
-            });
-        }
-        let problems = store.check_integrity()?.problems;
-        self.outcome.check(problems.is_empty(), || {
-            format!("the old file, killed: {killed}: {problems:?}")
-        });
-        store.close();
+        judge_old_file(&mut self.outcome, &db, before)?;
         forget_old_file(run);
+        Ok(())
+    }
+}
+
+/// A file of an older version that may have been on its way to the newest is brought
+/// there, and has what it had `before`.
+pub(crate) fn judge_old_file(
+    outcome: &mut Outcome,
+    db: &Path,
+    before: &Inspection,
+) -> Fallible<()> {
+    let old = before.pragmas["user_version"];
+    let store = match SqliteStore::open(Config::at(db)) {
+        Ok(store) => store,
+        Err(error) => {
+            outcome.violate(format!("a file of version {old} does not open: {error}"));
+            return Ok(());
+        }
+    };
+    let after = store.inspect()?;
+    let new = after.pragmas["user_version"];
+    outcome.check(new == i64::from(SCHEMA_VERSION), || {
+        format!("a file of version {old} is of version {new}")
+    });
+    for (table, rows) in &before.rows {
+        let found = after.rows.get(table);
+        let same = table == "schema_migrations" || found == Some(rows);
+        outcome.check(same, || {
+            format!("version {old}: {table} had {rows} rows, and has {found:?}")
+        });
+    }
+    for problem in store.check_integrity()?.problems {
+        outcome.violate(format!("version {old}: {problem}"));
+    }
+    store.close();
+    Ok(())
+}
+
+/// A janitor that ends by itself, and is struck anywhere.
+pub(crate) struct Struck {
+    story: Story,
+}
+
+impl Struck {
+    /// One that tidies up and makes a backup so many times.
+    pub(crate) fn new(run: &mut Run, canary: Option<Canary>, rounds: u64) -> Fallible<Struck> {
+        let mut story = Story::begin(run, canary)?;
+        story.janitor.rounds = Some(rounds);
+        Ok(Struck { story })
+    }
+
+    /// Who is struck.
+    pub(crate) fn role(&self) -> Role {
+        Role::Janitor(self.story.janitor.clone())
+    }
+
+    /// What must hold when it is dead, and when the next one has done its work.
+    pub(crate) fn judge(mut self, run: &mut Run, transcript: &Transcript) -> ScenarioResult {
+        let result = self.all(run, transcript);
+        self.story.outcome.metric("acked", self.story.acked);
+        self.story.outcome.after(result)
+    }
+
+    fn all(&mut self, run: &mut Run, transcript: &Transcript) -> Fallible<()> {
+        let story = &mut self.story;
+        story.heed(&transcript.lines)?;
+        story.look("when it was struck")?;
+        if story.outcome.verdict != Verdict::Passed {
+            return Ok(());
+        }
+        story.janitor.rounds = Some(1);
+        let mut next = story.start(run)?;
+        let exit = next.wait_for_exit(PATIENCE)?;
+        story
+            .outcome
+            .check(exit.success(), || format!("the next one ended with {exit}"));
+        drop(next);
+        let transcript = run.transcripts().pop();
+        story.heed(&transcript.unwrap_or_default().lines)?;
+        story.look("after the next one")?;
+        if story.outcome.verdict == Verdict::Passed {
+            story.finish()?;
+        }
         Ok(())
     }
 }
@@ -359,7 +419,7 @@ fn old_file(run: &Run) -> PathBuf {
 /// A victim that opens a file of version 1, about to do so.
 fn start_opener(run: &mut Run) -> Fallible<Victim> {
     let db = old_file(run);
-    fs::copy(fixture(), &db)?;
+    fs::copy(fixture(1), &db)?;
     let mut opener = run.start(&spec("opener", &Role::Open { db })?)?;
     wait(&mut opener, "open")?;
     Ok(opener)
@@ -384,9 +444,10 @@ fn wait(victim: &mut Victim, line: &str) -> Fallible<()> {
     }
 }
 
-/// A database of the first schema version, which a build of that time made.
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/store/tests/fixtures/v1.db")
+/// A database of a schema version, which a build of that time made.
+pub(crate) fn fixture(version: u32) -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crates/store/tests/fixtures");
+    folder.join(format!("v{version}.db"))
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -5,9 +5,9 @@ pub(crate) mod concurrent_checkpoints;
 mod crew;
 pub(crate) mod end_to_end;
 mod gate;
-mod in_doubt;
+pub(crate) mod in_doubt;
 pub(crate) mod kill_9_recovery;
-mod kill_during_upkeep;
+pub(crate) mod kill_during_upkeep;
 mod kill_storm;
 mod lease_expiration;
 mod lineage;
@@ -16,10 +16,10 @@ mod plan;
 mod poison_item;
 mod recovery_sweep;
 mod rivalry;
-mod single_flight;
+pub(crate) mod single_flight;
 mod sources;
 mod sweep_race;
-mod tidied;
+pub(crate) mod tidied;
 mod told;
 pub(crate) mod tool_replay;
 mod traces;
@@ -71,7 +71,7 @@ pub(crate) fn chosen<'all>(
 }
 
 /// What a victim acknowledged, as it wrote it.
-fn fact<T: DeserializeOwned>(ack: &str) -> Result<T, Failure> {
+pub(crate) fn fact<T: DeserializeOwned>(ack: &str) -> Result<T, Failure> {
     serde_json::from_str(ack)
         .map_err(|error| Failure::new(format!("a strange acknowledgement, {ack:?}: {error}")))
 }

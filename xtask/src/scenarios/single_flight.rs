@@ -9,10 +9,13 @@
 //! says who asked it for what. What the processes tell of keys is held against the rules of
 //! **once**.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agentos_chaos::{Failure, Outcome, Run, Scenario, Victim};
+use agentos_chaos::{
+    Aftermath, Failure, Outcome, Run, Scenario, ScenarioResult, Victim, VictimSpec,
+};
 use agentos_core::{Deadline, IdempotencyKey, KeyFilter, KeyStorage, Stopwatch};
 
 use super::told::listen_to;
@@ -48,6 +51,12 @@ const LATE_KILLS: u64 = 1;
 const LATE: Duration = Duration::from_millis(200);
 /// Of 100 kills so many hit the one who was last to pay.
 const LAST_PAYER: u64 = 80;
+/// Where one is struck that others wait for: as few as compete, and a model that is fast.
+const STRUCK_PROCESSES: u64 = 3;
+const STRUCK_PACE: Pace = Pace {
+    delay_ms: 2,
+    spread_ms: 2,
+};
 /// Longest wait for a word.
 const LISTEN: Duration = Duration::from_millis(2);
 /// For the server to listen, and for all to be answered.
@@ -59,7 +68,7 @@ type Fallible<T> = Result<T, Failure>;
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
     let goal = "10 processes ask a model the same 20 requests while payers are killed: each is paid for once";
     Scenario::new(14, "single-flight", goal, move |run| {
-        let mut story = Story::new(run, canary);
+        let mut story = Story::new(run, canary, REQUESTS, THREADS);
         let result = story.tell(run);
         story.figures();
         story.outcome.after(result)
@@ -78,12 +87,16 @@ struct Story {
     db: PathBuf,
     canary: Option<Canary>,
     seed: u64,
+    requests: usize,
+    processes: u64,
     members: Vec<Member>,
     /// Who began to pay last.
     payer: Option<usize>,
     paid: u64,
     turn: usize,
     flights: Flights,
+    /// What was paid for and answered, and could not be kept: the disk had failed.
+    unkept: BTreeSet<(Asking, usize)>,
     /// What all have told of keys.
     history: String,
     awaited: u64,
@@ -94,19 +107,22 @@ struct Story {
 }
 
 impl Story {
-    fn new(run: &mut Run, canary: Option<Canary>) -> Story {
+    fn new(run: &mut Run, canary: Option<Canary>, requests: usize, threads: u64) -> Story {
         Story {
             db: run.dir().join("cache.db"),
             canary,
             seed: run.rng.next_u64(),
+            requests,
+            processes: PROCESSES,
             members: Vec::new(),
             payer: None,
             paid: 0,
             turn: 0,
             flights: Flights {
-                threads: THREADS,
+                threads,
                 ..Flights::default()
             },
+            unkept: BTreeSet::new(),
             history: String::new(),
             awaited: 0,
             kills: 0,
@@ -117,28 +133,50 @@ impl Story {
     }
 
     fn tell(&mut self, run: &mut Run) -> Fallible<()> {
-        let bodies: Vec<_> = (0..REQUESTS as u64)
-            .map(|number| prompt(self.seed, number))
-            .collect();
-        for body in &bodies {
-            let right = answer(body).map_err(|odd| Failure::new(format!("{odd:?}")))?;
-            self.flights.expected.push(completion(right)?.text);
-        }
-        let mut server = run.start(&spec("model", &Role::Model(Model { pace: PACE }))?)?;
-        let listening =
-            server.wait_for_line("the port", PATIENCE, |line| port_of(line).is_some())?;
-        let port = port_of(&listening).ok_or_else(|| Failure::new("no port"))?;
-
+        let (server, port) = self.serve(run, PACE)?;
         let watch = Stopwatch::start();
         let result = self.rage(run, port);
         self.storm = watch.elapsed();
+        self.judge(run, server, port, result)
+    }
+
+    fn bodies(&self) -> Vec<serde_json::Value> {
+        let numbers = 0..self.requests as u64;
+        numbers.map(|number| prompt(self.seed, number)).collect()
+    }
+
+    /// Starts the model, and works out what it must answer.
+    fn serve(&mut self, run: &mut Run, pace: Pace) -> Fallible<(Victim, u16)> {
+        for body in &self.bodies() {
+            let right = answer(body).map_err(|odd| Failure::new(format!("{odd:?}")))?;
+            self.flights.expected.push(completion(right)?.text);
+        }
+        let mut server = run.start(&spec("model", &Role::Model(Model { pace }))?)?;
+        let listening =
+            server.wait_for_line("the port", PATIENCE, |line| port_of(line).is_some())?;
+        let port = port_of(&listening).ok_or_else(|| Failure::new("no port"))?;
+        Ok((server, port))
+    }
+
+    /// Holds the calls that the server counted against what all were answered, and
+    /// reads the file.
+    fn judge(
+        &mut self,
+        run: &Run,
+        mut server: Victim,
+        port: u16,
+        result: Fallible<()>,
+    ) -> Fallible<()> {
         // Also when somebody had no answer: what was paid for is then to be told.
+        let bodies = self.bodies();
         let digests: Vec<String> = bodies.iter().map(|body| digest(body).to_string()).collect();
         for call in calls_of(port)? {
             let who = Asking::parse(&call.caller);
             let who = who.ok_or_else(|| Failure::new(format!("a call of {:?}", call.caller)))?;
             let request = digests.iter().position(|one| *one == call.request);
-            self.flights.calls.push((who, request));
+            if !request.is_some_and(|request| self.unkept.remove(&(who.clone(), request))) {
+                self.flights.calls.push((who, request));
+            }
         }
         server.kill()?;
         for broken in self.flights.judge() {
@@ -146,6 +184,25 @@ impl Story {
         }
         result?;
         self.look(run)
+    }
+
+    fn member(&self, number: u64, port: u16) -> Member {
+        let role = Payer {
+            db: self.db.clone(),
+            name: format!("process-{number}"),
+            start: 1,
+            port,
+            requests: self.requests,
+            seed: self.seed,
+            threads: self.flights.threads,
+            permit_ms: PERMIT_MS,
+            canary: self.canary,
+        };
+        Member {
+            role,
+            victim: None,
+            dead: None,
+        }
     }
 
     /// Starts all, kills some, and waits until the rest has every answer.
@@ -157,22 +214,7 @@ impl Story {
             .collect();
         after.sort_unstable();
         for number in 1..=PROCESSES {
-            let role = Payer {
-                db: self.db.clone(),
-                name: format!("process-{number}"),
-                start: 1,
-                port,
-                requests: REQUESTS,
-                seed: self.seed,
-                threads: THREADS,
-                permit_ms: PERMIT_MS,
-                canary: self.canary,
-            };
-            let mut member = Member {
-                role,
-                victim: None,
-                dead: None,
-            };
+            let mut member = self.member(number, port);
             member.start(run)?;
             self.members.push(member);
         }
@@ -234,6 +276,9 @@ impl Story {
                 life: self.members[place].role.life(),
                 thread: heard.thread,
             };
+            if !heard.is_kept {
+                self.unkept.insert((who.clone(), heard.request));
+            }
             let answers = self.flights.answered.entry(who).or_default();
             answers.push((heard.request, heard.answer));
         }
@@ -309,7 +354,7 @@ impl Story {
             self.history.push_str(&line);
         }
         let found = (keys.len(), recorded);
-        let expected = (REQUESTS, REQUESTS);
+        let expected = (self.requests, self.requests);
         let what = "keys, and those with an answer";
         same(&mut self.outcome, what, found, expected);
         self.judge_history()
@@ -336,9 +381,9 @@ impl Story {
 
     fn figures(&mut self) {
         let outcome = &mut self.outcome;
-        outcome.metric("processes", PROCESSES);
-        outcome.metric("threads", THREADS);
-        outcome.metric("requests", REQUESTS);
+        outcome.metric("processes", self.processes);
+        outcome.metric("threads", self.flights.threads);
+        outcome.metric("requests", self.requests);
         outcome.metric("kills", self.kills);
         outcome.metric("restarts", self.restarts);
         outcome.metric("server_calls", self.flights.calls.len());
@@ -347,6 +392,78 @@ impl Story {
         outcome.metric("awaited", self.awaited);
         let storm = u64::try_from(self.storm.as_millis()).unwrap_or(u64::MAX);
         outcome.metric("storm_ms", storm);
+    }
+}
+
+/// Some processes that ask the same at once, one of which is struck anywhere.
+pub(crate) struct Struck {
+    story: Story,
+    server: Victim,
+    port: u16,
+}
+
+impl Struck {
+    /// So many requests. All but the first process are at it already.
+    pub(crate) fn new(run: &mut Run, canary: Option<Canary>, requests: u64) -> Fallible<Struck> {
+        let mut story = Story::new(run, canary, usize::try_from(requests)?, 1);
+        story.processes = STRUCK_PROCESSES;
+        // So that nobody is kept waiting while the file is made.
+        drop(Wreck::open(&story.db, run.dir())?);
+        let (server, port) = story.serve(run, STRUCK_PACE)?;
+        for number in 1..=STRUCK_PROCESSES {
+            let mut member = story.member(number, port);
+            if number > 1 {
+                member.start(run)?;
+            }
+            story.members.push(member);
+        }
+        Ok(Struck {
+            story,
+            server,
+            port,
+        })
+    }
+
+    /// Who is struck.
+    pub(crate) fn spec(&self) -> Fallible<VictimSpec> {
+        let role = &self.story.members[0].role;
+        Ok(spec(&role.life(), &Role::Payer(role.clone()))?)
+    }
+
+    /// What must hold when it is dead and was started again.
+    pub(crate) fn judge(mut self, run: &mut Run, after: &Aftermath) -> ScenarioResult {
+        let watch = Stopwatch::start();
+        let result = self.go_on(run, after);
+        self.story.storm = watch.elapsed();
+        let result = self.story.judge(run, self.server, self.port, result);
+        self.story.figures();
+        self.story.outcome.after(result)
+    }
+
+    fn go_on(&mut self, run: &mut Run, after: &Aftermath) -> Fallible<()> {
+        let story = &mut self.story;
+        for line in &after.transcript.lines {
+            story.heed(0, line)?;
+        }
+        let life = story.members[0].role.life();
+        if after.finished() {
+            story.flights.ended.insert(life);
+        } else {
+            let now = true_now_us();
+            story.history.push_str(&format!("{now} {life} dead\n"));
+            story.flights.killed.insert(life);
+            story.kills += 1;
+            story.members[0].role.start += 1;
+            story.members[0].start(run)?;
+            story.restarts += 1;
+        }
+        while story.members.iter().any(Member::is_at_it) {
+            if run.is_over() {
+                return Err(Failure::new("not every request was answered in time"));
+            }
+            story.listen()?;
+        }
+        Ok(())
     }
 }
 

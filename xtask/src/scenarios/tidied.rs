@@ -8,7 +8,7 @@ use agentos_core::{
     AppendCheckpoint, AuditLine, Checkpoint, CheckpointType, Commit, EvidenceResult, NewTask,
     Storage, TaskId,
 };
-use agentos_store::sqlite::{Config, SqliteStore};
+use agentos_store::sqlite::{Config, Durability, SqliteStore};
 use rusqlite::{Connection, OpenFlags};
 
 use crate::model::{Numbered, kept_lines};
@@ -83,7 +83,7 @@ impl Rows {
 
 /// What is wrong with the content of a checkpoint of a task, and with what its
 /// evidence said.
-pub(super) fn judge_content(
+pub(crate) fn judge_content(
     task: &str,
     checkpoint: &Checkpoint,
     found: &[EvidenceResult],
@@ -109,7 +109,9 @@ fn has_state(task: &str, number: u64) -> bool {
 
 /// Makes the store.
 pub(super) fn prepare(db: &Path) -> Fallible<Rows> {
-    let store = SqliteStore::open(Config::at(db))?;
+    // It is closed before anybody dies.
+    let config = Config::at(db).durability(Durability::Relaxed);
+    let store = SqliteStore::open(config)?;
     for task in [BUSY, STUCK, HELD] {
         store.create_task(NewTask::new(TaskId::new(task)?, "tidied up"))?;
     }

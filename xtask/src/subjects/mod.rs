@@ -6,8 +6,12 @@
 
 mod concurrent_checkpoints;
 mod end_to_end;
+mod in_doubt;
 mod kill_9_recovery;
+mod kill_during_upkeep;
 mod llm_cache;
+mod single_flight;
+mod store_lifecycle;
 mod tool_replay;
 
 use agentos_chaos::Subject;
@@ -23,5 +27,9 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Subject> {
         llm_cache::subject(canary),
         tool_replay::subject(canary),
         end_to_end::subject(canary),
+        in_doubt::subject(canary),
+        single_flight::subject(canary),
+        kill_during_upkeep::subject(canary),
+        store_lifecycle::subject(canary),
     ]
 }

@@ -39,6 +39,8 @@ pub(crate) struct Janitor {
     pub(crate) copy: PathBuf,
     /// The task that its thread appends to.
     pub(crate) task: String,
+    /// It ends after so many turns, and appends between its steps instead of all the time.
+    pub(crate) rounds: Option<u64>,
     /// How it is broken.
     pub(crate) canary: Option<Canary>,
 }
@@ -62,15 +64,28 @@ impl Janitor {
         let store = SqliteStore::open(config)?;
         let task = TaskId::new(&self.task)?;
         let acked = Acked::default();
+        if let Some(rounds) = self.rounds {
+            return self.tidy(&store, rounds, &|| {
+                append(&store, &task, &acked, APPENDS_BETWEEN)
+            });
+        }
         thread::scope(|scope| {
-            scope.spawn(|| end_with(append(&store, &task, &acked)));
-            end_with(self.tidy(&store, &acked));
+            scope.spawn(|| end_with(append(&store, &task, &acked, u64::MAX)));
+            end_with(self.tidy(&store, u64::MAX, &|| {
+                acked.wait_for_more(APPENDS_BETWEEN);
+                Ok(())
+            }));
         });
         Ok(())
     }
 
-    fn tidy(&self, store: &SqliteStore, acked: &Acked) -> Result<(), Box<dyn Error>> {
-        for round in 1_u64.. {
+    fn tidy(
+        &self,
+        store: &SqliteStore,
+        rounds: u64,
+        more: &dyn Fn() -> Result<(), Box<dyn Error>>,
+    ) -> Result<(), Box<dyn Error>> {
+        for round in 1..=rounds {
             say(&format!("upkeep {round}"))?;
             if self.canary == Some(Canary::PruneNewestOnly) {
                 self.prune_newest_only()?;
@@ -85,11 +100,15 @@ impl Janitor {
                 self.connect()?.execute_batch(sql)?;
             }
             say(&format!("tidied {round}"))?;
-            acked.wait_for_more(APPENDS_BETWEEN);
+            more()?;
             say(&format!("backup {round}"))?;
             if self.canary == Some(Canary::CopyMainFile) {
                 let copy = CommandSpec::new("cp").arg(&self.db).arg(&self.copy);
                 agentos_process::run(&copy)?;
+            } else if self.canary == Some(Canary::CopyOver) {
+                let whole = self.copy.with_extension("whole");
+                store.backup(&whole)?;
+                std::fs::write(&self.copy, std::fs::read(&whole)?)?;
             } else {
                 store.backup(&self.copy)?;
             }
@@ -141,12 +160,16 @@ impl Acked {
     }
 }
 
-/// Appends without an end, each checkpoint with what follows from its number;
-/// acknowledges each.
-fn append(store: &SqliteStore, task: &TaskId, acked: &Acked) -> Result<(), Box<dyn Error>> {
+/// Appends so many, each checkpoint with what follows from its number; acknowledges each.
+fn append(
+    store: &SqliteStore,
+    task: &TaskId,
+    acked: &Acked,
+    count: u64,
+) -> Result<(), Box<dyn Error>> {
     let newest = store.checkpoints(task, None, 1)?;
     let newest = newest.first().map_or(0, |found| found.sequence.get());
-    for number in newest + 1.. {
+    for number in newest + 1..=newest.saturating_add(count) {
         let receipt = store.commit(numbered(task.clone(), number).into())?;
         for appended in receipt.appended() {
             if appended.sequence.get() != number {

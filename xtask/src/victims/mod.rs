@@ -11,6 +11,7 @@ mod counter;
 mod holder;
 mod janitor;
 mod jumps;
+mod keeper;
 mod key_teller;
 mod loader;
 mod model;
@@ -50,6 +51,7 @@ pub(crate) use self::counter::{ANSWER_EVENT, Counter, Mind, Report, STEP, WORKED
 pub(crate) use self::holder::{HeldLease, Holder};
 pub(crate) use self::janitor::{AUDITS_KEPT, Janitor, KEPT, numbered, results, retention, state};
 pub(crate) use self::jumps::{JumpingClock, true_now_us};
+pub(crate) use self::keeper::{KEEPER_BALLAST_BYTES, KEPT_EVENT, KEPT_TASK, Keeper, Kept};
 pub(crate) use self::key_teller::{TELLS, outcome_digest};
 pub(crate) use self::loader::{Loader, ack_path, newest_ack};
 pub(crate) use self::model::{Model, port_of};
@@ -87,6 +89,8 @@ pub(crate) enum Role {
     Holder(Holder),
     /// Tidies up and makes backups, in turns, while a thread of it appends.
     Janitor(Janitor),
+    /// Takes a store through its whole life.
+    Keeper(Keeper),
     /// Does everything at once, as fast as it can.
     Loader(Loader),
     /// Answers as a model does, and counts who asked.
@@ -128,6 +132,7 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Counter(counter) => counter.run(),
         Role::Holder(holder) => holder.run(),
         Role::Janitor(janitor) => janitor.run(),
+        Role::Keeper(keeper) => keeper.run(),
         Role::Loader(loader) => loader.run(),
         Role::Model(model) => model.run(),
         Role::Payer(payer) => payer.run(),

@@ -60,6 +60,8 @@ pub(crate) struct Heard {
     pub(crate) answer: String,
     /// Where the answer came from, by the cache's own word.
     pub(crate) origin: String,
+    /// Whether others get it too, by the cache's own word.
+    pub(crate) is_kept: bool,
 }
 
 impl Payer {
@@ -91,12 +93,13 @@ impl Payer {
         let who = Asking { life, thread }.to_string();
         let asker = Asker::new(self.port, &who)?;
         for number in self.order(&who) {
-            let (answer, origin) = self.ask(cache, teller, &asker, number)?;
+            let (answer, origin, is_kept) = self.ask(cache, teller, &asker, number)?;
             ack(&Heard {
                 thread,
                 request: number,
                 answer,
                 origin,
+                is_kept,
             })?;
         }
         Ok(())
@@ -118,7 +121,7 @@ impl Payer {
         teller: &KeyTeller,
         asker: &Asker,
         number: usize,
-    ) -> Result<(String, String), BoxError> {
+    ) -> Result<(String, String, bool), BoxError> {
         let body = prompt(self.seed, u64::try_from(number)?);
         let request = LlmRequest::json("loopback", self.known_by(body.clone()));
         let pay = || -> io::Result<LlmAnswer<String>> {
@@ -133,9 +136,12 @@ impl Payer {
         let answer = cache.call(&request, &options, pay);
         teller.told(answer.is_ok())?;
         match answer {
-            Ok(cached) => Ok((cached.body, format!("{:?}", cached.origin))),
+            Ok(cached) => {
+                let (origin, is_kept) = (format!("{:?}", cached.origin), cached.stored());
+                Ok((cached.body, origin, is_kept))
+            }
             Err(CacheError::InFlight { .. }) if self.canary == Some(Canary::DoNotWait) => {
-                Ok((pay()?.body, "Aside".into()))
+                Ok((pay()?.body, "Aside".into(), true))
             }
             Err(error) => Err(error.into()),
         }

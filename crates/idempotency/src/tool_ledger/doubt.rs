@@ -2,7 +2,7 @@
 //!
 //! Whoever ends a doubt first ends it for all: the others look again.
 
-use agentos_core::{Finding, PermitHolder, Resolution, Stale, StorageError};
+use agentos_core::{Finding, PermitHolder, Resolution, Stale, StorageError, crash_point};
 
 use super::ToolLedger;
 use super::call::{Identity, ToolCall};
@@ -57,7 +57,10 @@ impl ToolLedger {
                     holder: holder.clone(),
                 };
                 let verified = &self.counters().verified;
-                match probe.ask(&question) {
+                crash_point!("tool.before_probed");
+                let found = probe.ask(&question);
+                crash_point!("tool.probed");
+                match found {
                     Finding::Happened(outcome) => (
                         Some(outcome),
                         "a probe says that it happened".into(),

@@ -3,7 +3,7 @@
 //! That it runs is durable before it does. If it is dropped before it has ended, in a
 //! panic too, it is in doubt at once.
 
-use agentos_core::{Execution, IdempotencyKey, KeyFence};
+use agentos_core::{Execution, IdempotencyKey, KeyFence, crash_point};
 
 use super::ToolLedger;
 use super::error::{ToolError, ToolFailure};
@@ -126,7 +126,9 @@ impl RunningCall {
     where
         F: FnOnce(&CallContext<'_>) -> Result<ToolOutput, ToolFailure>,
     {
+        crash_point!("tool.before_run");
         let result = body(&self.context());
+        crash_point!("tool.ran");
         self.end(result)
     }
 

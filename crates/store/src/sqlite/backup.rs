@@ -63,7 +63,9 @@ impl SqliteStore {
                 waited: Duration::ZERO,
             });
         }
+        crash_point!("backup.before_clearing");
         remove(&part)?;
+        crash_point!("backup.cleared");
         let result = self.copy_to(&part).and_then(|()| {
             crash_point!("backup.before_rename");
             // Whoever opens a store at the destination waits for its lock.
@@ -71,7 +73,9 @@ impl SqliteStore {
             refuse_in_use(&destination)?;
             fs::rename(&part, &destination).map_err(|error| of_io(error, &destination))?;
             crash_point!("backup.after_rename");
-            sync_directory_of(&destination)
+            sync_directory_of(&destination)?;
+            crash_point!("backup.directory_synced");
+            Ok(())
         });
         if let Err(error) = result {
             let _ = remove(&part); // the first error counts
@@ -88,11 +92,13 @@ impl SqliteStore {
 
     fn copy_to(&self, part: &Path) -> Result<(), StorageError> {
         make_private(part)?;
+        crash_point!("backup.empty");
         self.readers.read("backing up", |connection| {
             copy(connection, part).map_err(ReadError::from)
         })?;
         crash_point!("backup.copied");
         sync(part)?;
+        crash_point!("backup.synced");
         let checked = check(part)?;
         if !checked.is_sound() {
             return Err(StorageError::corrupt(

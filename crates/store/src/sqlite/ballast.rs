@@ -111,17 +111,21 @@ impl Ballast {
         if limit.is_some_and(|limit| limit < self.bytes) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
+        crash_point!("ballast.before_making");
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .open(&self.path)?;
+        crash_point!("ballast.empty");
         match fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
             // A file system that cannot reserve: what is written is reserved too.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&mut file, self.bytes),
-            done => Ok(done?),
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&mut file, self.bytes)?,
+            done => done?,
         }
+        crash_point!("ballast.made");
+        Ok(())
     }
 
     /// Gives its room up if that may be what an error asks for; `false` when it

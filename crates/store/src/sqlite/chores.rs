@@ -65,6 +65,7 @@ pub(crate) fn run(
         }
         Chore::NoteIntegrity { problems } => {
             let problems = i64::try_from(problems).unwrap_or(i64::MAX);
+            crash_point!("upkeep.before_noted");
             connection
                 .prepare_cached(statements::INTEGRITY_NOTE)
                 .and_then(|mut statement| {
@@ -72,6 +73,7 @@ pub(crate) fn run(
                         .execute(named_params! { ":problems": problems, ":now": now.to_text() })
                 })
                 .map_err(|error| of(&error, "noting an integrity check"))?;
+            crash_point!("upkeep.noted");
         }
     }
     Ok(nothing)
@@ -111,6 +113,7 @@ fn reclaim(connection: &Connection, keep_bytes: u64) -> Result<Reclaimed, Storag
             more: false,
         });
     }
+    crash_point!("upkeep.before_reclaimed");
     // One row a page; none of them says anything.
     connection
         .prepare(&format!("PRAGMA incremental_vacuum({pages})"))

@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use agentos_core::StorageError;
+use agentos_core::{StorageError, crash_point};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
 
@@ -77,9 +77,11 @@ pub(crate) fn set_up_writer(
     log_bytes: u64,
 ) -> Result<(), StorageError> {
     let context = "setting up the writing connection";
+    crash_point!("open.before_log");
     let mode: String = connection
         .query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))
         .map_err(|error| of(&error, context))?;
+    crash_point!("open.log_made");
     if mode != "wal" {
         return Err(did_not_take("journal_mode", "wal", &mode));
     }

@@ -33,6 +33,7 @@ pub(crate) fn create(path: &Path, now: Timestamp, busy: Duration) -> Result<(), 
     }
     let new = with_suffix(path, NEW);
     clear(&new)?;
+    crash_point!("create.before_empty");
     OpenOptions::new()
         .write(true)
         .create_new(true)
@@ -50,7 +51,10 @@ pub(crate) fn create(path: &Path, now: Timestamp, busy: Duration) -> Result<(), 
 
 /// Removes what a creation left that was killed after the file got its name.
 pub(crate) fn clear_leftover(path: &Path) -> Result<(), StorageError> {
-    clear(&with_suffix(path, NEW))
+    crash_point!("create.before_clearing");
+    clear(&with_suffix(path, NEW))?;
+    crash_point!("create.cleared");
+    Ok(())
 }
 
 /// Removes what an earlier, killed creation left. Nobody else can be at it: the
@@ -84,6 +88,7 @@ fn build(new: &Path, now: Timestamp, busy: Duration) -> Result<(), StorageError>
 }
 
 fn put_in_place(new: &Path, path: &Path) -> Result<(), StorageError> {
+    crash_point!("create.built");
     sync(new)?;
     crash_point!("create.before_rename");
     // What somebody put there meanwhile (a restored copy) is not replaced.
@@ -92,7 +97,9 @@ fn put_in_place(new: &Path, path: &Path) -> Result<(), StorageError> {
         renamed => renamed.map_err(|error| of_io(error, path))?,
     }
     crash_point!("create.after_rename");
-    sync_directory_of(path)
+    sync_directory_of(path)?;
+    crash_point!("create.directory_synced");
+    Ok(())
 }
 
 /// Gives a file another name, which nothing has yet.

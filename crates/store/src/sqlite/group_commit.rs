@@ -122,9 +122,11 @@ impl SqliteWriter {
         let turn = self
             .lock
             .acquire(&Deadline::after(self.config.busy_timeout));
+        crash_point!("close.before_log_moved");
         if let Err((_, error)) = connection.close() {
             tracing::warn!(%error, "the writing connection could not be closed");
         }
+        crash_point!("close.log_moved");
         drop(turn);
     }
 

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use agentos_core::{Deadline, StorageError};
+use agentos_core::{Deadline, StorageError, crash_point};
 use rusqlite::Connection;
 
 use super::error::{SqliteError, of_sqlite};
@@ -125,8 +125,10 @@ impl LogBound {
 pub(crate) fn cut(connection: &Connection, patience: Duration) -> Result<bool, StorageError> {
     let cut = || -> rusqlite::Result<bool> {
         connection.busy_timeout(patience)?;
+        crash_point!("log.before_cut");
         let mut statement = connection.prepare_cached("PRAGMA wal_checkpoint(TRUNCATE)")?;
         let busy: i64 = statement.query_row([], |row| row.get(0))?;
+        crash_point!("log.cut");
         Ok(busy == 0)
     };
     cut().map_err(|error| of_sqlite(SqliteError::from(&error), "cutting the log"))

@@ -6,6 +6,7 @@ use agentos_core::records::task::metadata_text;
 use agentos_core::{
     AppendCheckpoint, Appended, AuditLine, Commit, EvidenceResult, NewTask, Part, PartOutcome,
     Receipt, RecordVerification, SetTaskStatus, StorageError, TaskId, TaskStatus, Timestamp,
+    crash_point,
 };
 use rusqlite::{CachedStatement, Connection, OptionalExtension, named_params, params};
 use serde_json::Value;
@@ -50,6 +51,67 @@ pub(crate) struct Line<'l> {
     pub(crate) detail: &'l Value,
 }
 
+/// The point at which a part is applied, and its transaction is not committed.
+fn pass(outcome: &PartOutcome) {
+    match outcome {
+        PartOutcome::TaskCreated { .. } => {
+            crash_point!("task.created");
+        }
+        PartOutcome::TaskStatusSet { .. } => {
+            crash_point!("task.moved");
+        }
+        PartOutcome::CheckpointAppended(_) => {
+            crash_point!("checkpoint.appended");
+        }
+        PartOutcome::VerificationRecorded => {
+            crash_point!("checkpoint.verified");
+        }
+        PartOutcome::Audited => {
+            crash_point!("audit.written");
+        }
+        PartOutcome::WorkEnqueued { .. } => {
+            crash_point!("work.enqueued");
+        }
+        PartOutcome::WorkCompleted => {
+            crash_point!("work.completed");
+        }
+        PartOutcome::WorkFailed(_) => {
+            crash_point!("work.failed");
+        }
+        PartOutcome::WorkReleased => {
+            crash_point!("work.released");
+        }
+        PartOutcome::WorkCancelled { .. } => {
+            crash_point!("work.cancelled");
+        }
+        PartOutcome::WorkRequeued => {
+            crash_point!("work.requeued");
+        }
+        PartOutcome::KeyFinished => {
+            crash_point!("key.finished");
+        }
+        PartOutcome::KeyAbandoned => {
+            crash_point!("key.abandoned");
+        }
+        PartOutcome::KeyInDoubt => {
+            crash_point!("key.left_in_doubt");
+        }
+        PartOutcome::KeyResolved => {
+            crash_point!("key.resolved");
+        }
+        PartOutcome::KeysRemoved(_) => {
+            crash_point!("key.removed");
+        }
+        PartOutcome::KeysTouched => {
+            crash_point!("key.touched");
+        }
+        // Theirs are in the midst of pruning.
+        PartOutcome::CheckpointsPruned(_)
+        | PartOutcome::RowsPruned(_)
+        | PartOutcome::PruneStale => {}
+    }
+}
+
 impl<'c> Apply<'c> {
     pub(crate) fn new(connection: &'c Connection, now: Timestamp) -> Apply<'c> {
         Apply {
@@ -60,7 +122,7 @@ impl<'c> Apply<'c> {
     }
 
     fn part(&self, part: &Part, moment: &Moment) -> Result<PartOutcome, StorageError> {
-        match part {
+        let outcome = match part {
             Part::CreateTask(task) => self.create_task(task),
             Part::SetTaskStatus(change) => self.set_task_status(change),
             Part::AppendCheckpoint(checkpoint) => self.append_checkpoint(checkpoint),
@@ -80,7 +142,8 @@ impl<'c> Apply<'c> {
             Part::ResolveKey(key) => self.resolve_key(key, moment),
             Part::RemoveKeys(remove) => self.remove_keys(remove),
             Part::TouchKeys(touch) => self.touch_keys(touch),
-        }
+        };
+        outcome.inspect(pass)
     }
 
     fn create_task(&self, new: &NewTask) -> Result<PartOutcome, StorageError> {

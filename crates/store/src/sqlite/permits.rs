@@ -260,7 +260,9 @@ pub(crate) fn renew(
             _ => Ok(Err(stale(*fence, &held))),
         }
     };
-    fences.iter().map(renew).collect()
+    let answers = fences.iter().map(renew).collect::<Result<_, _>>()?;
+    crash_point!("key.renewed");
+    Ok(answers)
 }
 
 impl Apply<'_> {
@@ -363,7 +365,6 @@ impl Apply<'_> {
     ) -> Result<PartOutcome, StorageError> {
         let held = require(self.connection, finish.fence, now)?;
         self.record(&held, finish.fence, &finish.outcome)?;
-        crash_point!("key.finished");
         Ok(PartOutcome::KeyFinished)
     }
 

@@ -39,6 +39,7 @@ impl SqliteStore {
         // It is opened by its name: the log must not go into another file.
         self.check_identity()?;
         let connection = open_untouched(&self.path, Duration::ZERO)?;
+        crash_point!("upkeep.before_log_moved");
         connection
             .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))
             .map_err(|error| of(&error, "moving the log into the file"))?;

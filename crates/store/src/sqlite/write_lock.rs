@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use agentos_core::{Deadline, StorageError};
+use agentos_core::{Deadline, StorageError, crash_point};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -118,6 +118,7 @@ impl WriteLock {
                 .open(&path)
                 .map_err(|error| of_io(error, &path))
         };
+        crash_point!("open.before_side_files");
         let shared = Shared {
             lock: open(LOCK)?,
             past: open(LOCK)?,
@@ -125,6 +126,7 @@ impl WriteLock {
             state: Mutex::new(State::default()),
             changed: Condvar::default(),
         };
+        crash_point!("open.side_files_made");
         Ok(WriteLock {
             shared: Arc::new(shared),
             waiter: Mutex::new(None),
