@@ -17,7 +17,7 @@
 //! for what one of them was late: then nothing was judged. Nothing excuses what is
 //! early, or found more than once.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Verdict, Victim};
@@ -42,7 +42,7 @@ const OFFSET_MAX: Duration = Duration::from_millis(3);
 const TAKEOVERS_MAX: usize = 6;
 /// For a line to come; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
-const WORK_TYPE: &str = "page";
+pub(crate) const WORK_TYPE: &str = "page";
 
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
     let goal =
@@ -170,7 +170,7 @@ impl Story {
     fn take_over(&mut self, run: &mut Run, plan: &Plan) -> Fallible<Takeover> {
         let way = plan.way;
         let round = self.lost.len() + 1;
-        let item = self.prepare(plan, round)?;
+        let item = prepare(&self.db, round, plan.claims_before)?;
         let gate = Gate::shut(run, &round.to_string())?;
         let taker = Role::Taker(Taker {
             db: self.db.clone(),
@@ -192,6 +192,7 @@ impl Story {
             renewals: plan.renewals,
             renewed_ms: plan.lease_ms,
             gate: None,
+            leaves: false,
             canary: self.canary,
         });
         let mut holder = run.start(&spec(&format!("holder-{round}"), &holder)?)?;
@@ -207,8 +208,10 @@ impl Story {
             held.claim.token,
             i64::from(plan.claims_before) + 1,
         );
-        let taken = self.heed(&mut taker, way, &held)?;
-        self.look(&format!("after the takeover by {way:?}"), item, &taken)?;
+        let (taken, done) = heed(&mut taker, way, item.get(), &mut self.outcome)?;
+        self.swept = done.swept.or(self.swept);
+        let when = format!("after the takeover by {way:?}");
+        look(&self.db, &when, &self.lost, &taken, &mut self.outcome)?;
         Ok(Takeover::of(
             held.deadline_us,
             taken.watched_us,
@@ -216,102 +219,112 @@ impl Story {
             &taken.stalls,
         ))
     }
+}
 
-    /// Enqueues an item with a task of its own, which is claimed and given back at
-    /// once some times, so that its token is any.
-    fn prepare(&self, plan: &Plan, round: usize) -> Fallible<WorkItemId> {
-        let store = SqliteStore::open(Config::at(&self.db))?;
-        let task = TaskId::new(format!("task {round}"))?;
-        let item = NewWorkItem::new(WORK_TYPE)
-            .task(task.clone())
-            .payload(format!("page {round}"));
-        let commit = Commit::new()
-            .part(NewTask::new(task, "worked on"))
-            .part(item);
-        let receipt = store.commit(commit)?;
-        let enqueued = receipt.enqueued().next();
-        let (item, _) = enqueued.ok_or_else(|| Failure::new("nothing was enqueued"))?;
-        for _ in 0..plan.claims_before {
-            let worker = Worker::start(WorkerId::new("earlier")?);
-            let request = ClaimRequest {
-                filter: WorkFilter::types([WORK_TYPE]),
-                ..ClaimRequest::new(worker)
-            };
-            for lease in store.claim(&request)? {
-                let fence = lease.fence;
-                let reason = None;
-                store.commit(Commit::under(fence).part(ReleaseWork { fence, reason }))?;
-            }
-        }
-        Ok(item)
+/// Hears the one who takes over an item whose lease was lost, to its end.
+pub(crate) fn heed(
+    taker: &mut Victim,
+    way: Way,
+    item: i64,
+    outcome: &mut Outcome,
+) -> Fallible<(Taken, Done)> {
+    let exit = taker.wait_for_exit(PATIENCE)?;
+    let acks = taker.acks();
+    let [taken, done] = acks.as_slice() else {
+        let reason = format!("{way:?}: it ended with {exit} and acknowledged {acks:?}");
+        return Err(Failure::new(reason));
+    };
+    let (taken, done): (Taken, Done) = (fact(taken)?, fact(done)?);
+    outcome.check(exit.success(), || format!("{way:?}: it ended with {exit}"));
+    same(
+        outcome,
+        "the item that was taken over",
+        taken.lease.claim.item,
+        item,
+    );
+    if done.swept.is_some() {
+        same(
+            outcome,
+            "leases found and taken away",
+            done.swept,
+            Some((1, 1)),
+        );
     }
+    same(
+        outcome,
+        "leases that a later scan found",
+        done.found_again,
+        0,
+    );
+    Ok((taken, done))
+}
 
-    /// Hears the one who takes over, to its end.
-    fn heed(&mut self, taker: &mut Victim, way: Way, held: &HeldLease) -> Fallible<Taken> {
-        let exit = taker.wait_for_exit(PATIENCE)?;
-        let acks = taker.acks();
-        let [taken, done] = acks.as_slice() else {
-            let reason = format!("{way:?}: it ended with {exit} and acknowledged {acks:?}");
-            return Err(Failure::new(reason));
+/// Reads the file: of each lost lease there is what must be, and who took the item over
+/// has completed it.
+pub(crate) fn look(
+    db: &Path,
+    when: &str,
+    lost: &[Claim],
+    taken: &Taken,
+    outcome: &mut Outcome,
+) -> Fallible<()> {
+    let wreck = Wreck::open(db, db.parent().unwrap_or(db))?;
+    for problem in wreck.problems()? {
+        outcome.violate(format!("{when}: {problem}"));
+    }
+    drop(wreck);
+    let work = Work::read(db)?;
+    for broken in judge_losses(lost, &work) {
+        outcome.violate(format!("{when}: {broken}"));
+    }
+    let last = &taken.lease.claim;
+    let of_item = lost.iter().filter(|claim| claim.item == last.item);
+    let (losses, before) = of_item.fold((0, None), |(losses, before), claim| {
+        (losses + 1, before.max(Some(claim.token)))
+    });
+    if let Some(before) = before {
+        same(outcome, "the token of the takeover", last.token, before + 1);
+    }
+    let found = work.items.get(&last.item);
+    let found = found.ok_or_else(|| Failure::new("the item is gone"))?;
+    same(
+        outcome,
+        "the item's state",
+        found.status.as_str(),
+        "succeeded",
+    );
+    same(outcome, "its losses", found.losses, losses);
+    same(outcome, "its token", found.token, last.token);
+    let newest = work.tries_at(last.item).last().map(|one| &one.claim);
+    same(outcome, "its last attempt", newest, Some(last));
+    Ok(())
+}
+
+/// Enqueues an item with a task of its own, which is claimed and given back at
+/// once some times, so that its token is any.
+pub(crate) fn prepare(db: &Path, round: usize, claims_before: u32) -> Fallible<WorkItemId> {
+    let store = SqliteStore::open(Config::at(db))?;
+    let task = TaskId::new(format!("task {round}"))?;
+    let item = NewWorkItem::new(WORK_TYPE)
+        .task(task.clone())
+        .payload(format!("page {round}"));
+    let commit = Commit::new()
+        .part(NewTask::new(task, "worked on"))
+        .part(item);
+    let receipt = store.commit(commit)?;
+    let enqueued = receipt.enqueued().next();
+    let (item, _) = enqueued.ok_or_else(|| Failure::new("nothing was enqueued"))?;
+    for _ in 0..claims_before {
+        let worker = Worker::start(WorkerId::new("earlier")?);
+        let request = ClaimRequest {
+            filter: WorkFilter::types([WORK_TYPE]),
+            ..ClaimRequest::new(worker)
         };
-        let (taken, done): (Taken, Done) = (fact(taken)?, fact(done)?);
-        let outcome = &mut self.outcome;
-        outcome.check(exit.success(), || format!("{way:?}: it ended with {exit}"));
-        let claim = &taken.lease.claim;
-        same(
-            outcome,
-            "the item that was taken over",
-            claim.item,
-            held.claim.item,
-        );
-        same(
-            outcome,
-            "the token of the takeover",
-            claim.token,
-            held.claim.token + 1,
-        );
-        if done.swept.is_some() {
-            same(
-                outcome,
-                "leases found and taken away",
-                done.swept,
-                Some((1, 1)),
-            );
-            self.swept = done.swept;
+        for lease in store.claim(&request)? {
+            let fence = lease.fence;
+            let reason = None;
+            store.commit(Commit::under(fence).part(ReleaseWork { fence, reason }))?;
         }
-        same(
-            outcome,
-            "leases that a later scan found",
-            done.found_again,
-            0,
-        );
-        Ok(taken)
     }
-
-    /// Reads the file.
-    fn look(&mut self, when: &str, item: WorkItemId, taken: &Taken) -> Fallible<()> {
-        let wreck = Wreck::open(&self.db, self.db.parent().unwrap_or(&self.db))?;
-        let outcome = &mut self.outcome;
-        for problem in wreck.problems()? {
-            outcome.violate(format!("{when}: {problem}"));
-        }
-        drop(wreck);
-        let work = Work::read(&self.db)?;
-        for broken in judge_losses(&self.lost, &work) {
-            outcome.violate(format!("{when}: {broken}"));
-        }
-        let found = work.items.get(&item.get());
-        let found = found.ok_or_else(|| Failure::new("the item is gone"))?;
-        same(
-            outcome,
-            "the item's state",
-            found.status.as_str(),
-            "succeeded",
-        );
-        same(outcome, "its losses", found.losses, 1);
-        same(outcome, "its token", found.token, taken.lease.claim.token);
-        let last = work.tries_at(item.get()).last().map(|one| &one.claim);
-        same(outcome, "its last attempt", last, Some(&taken.lease.claim));
-        Ok(())
-    }
+    Ok(item)
 }

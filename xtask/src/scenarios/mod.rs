@@ -9,7 +9,7 @@ pub(crate) mod in_doubt;
 pub(crate) mod kill_9_recovery;
 pub(crate) mod kill_during_upkeep;
 mod kill_storm;
-mod lease_expiration;
+pub(crate) mod lease_expiration;
 mod lineage;
 pub(crate) mod llm_cache;
 mod plan;
@@ -77,7 +77,7 @@ pub(crate) fn fact<T: DeserializeOwned>(ack: &str) -> Result<T, Failure> {
 }
 
 /// Checks that something is as it must be.
-fn same<T: PartialEq + Debug>(outcome: &mut Outcome, what: impl Display, found: T, expected: T) {
+pub(crate) fn same<T: PartialEq + Debug>(outcome: &mut Outcome, what: impl Display, found: T, expected: T) {
     outcome.check(found == expected, || {
         format!("{what}: {found:?}, and must be {expected:?}")
     });

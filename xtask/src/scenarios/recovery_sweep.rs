@@ -220,6 +220,7 @@ impl Story {
             renewals: u32::from(gate.is_some()),
             renewed_ms: short.unwrap_or(LONG_MS),
             gate: gate.map(Gate::path),
+            leaves: false,
             // What is judged is the sweep.
             canary: None,
         });

@@ -9,6 +9,8 @@ mod end_to_end;
 mod in_doubt;
 mod kill_9_recovery;
 mod kill_during_upkeep;
+mod lease_expiration;
+mod leases;
 mod llm_cache;
 mod single_flight;
 mod store_lifecycle;
@@ -32,4 +34,5 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Subject> {
         kill_during_upkeep::subject(canary),
         store_lifecycle::subject(canary),
     ]
+    vec![lease_expiration::subject(canary)]
 }

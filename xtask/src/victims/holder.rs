@@ -1,5 +1,5 @@
 //! A worker that claims work, may renew what it holds, and then does nothing more:
-//! it exists to be killed with its leases held.
+//! it exists to die with its leases held.
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -32,7 +32,9 @@ pub(crate) struct Holder {
     pub(crate) renewed_ms: u64,
     /// A file whose lock it waits for before it renews.
     pub(crate) gate: Option<PathBuf>,
-    /// How its store is broken.
+    /// Whether it ends at last and keeps its leases, or waits for its end.
+    pub(crate) leaves: bool,
+    /// How it is broken, or its store.
     pub(crate) canary: Option<Canary>,
 }
 
@@ -78,18 +80,27 @@ impl Holder {
             pass(gate)?;
         }
         let fences: Vec<Fence> = leases.iter().map(Fence::from).collect();
+        let lease = Duration::from_millis(self.renewed_ms);
         for _ in 0..self.renewals {
-            let renewed = storage.renew(&fences, Duration::from_millis(self.renewed_ms))?;
+            if self.canary == Some(Canary::AckBeforeCommit) {
+                for one in &mut held {
+                    one.deadline_us =
+                        storage.boot_now().micros + i64::try_from(lease.as_micros())?;
+                    ack(one)?;
+                }
+            }
+            let renewed = storage.renew(&fences, lease)?;
             for (one, answer) in held.iter_mut().zip(renewed) {
                 one.deadline_us = answer.map_err(StorageError::from)?.deadline.micros;
             }
-        }
-        for one in &held {
-            ack(one)?;
+            for one in &held {
+                ack(one)?;
+            }
         }
         say("waiting")?;
-        loop {
+        while !self.leaves {
             thread::park();
         }
+        Ok(())
     }
 }
