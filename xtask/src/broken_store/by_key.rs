@@ -18,17 +18,17 @@ use super::BUSY_TIMEOUT;
 
 const CHOOSE: &str = "
     SELECT work_item_id, task_id, lease_token, lease_holder, lease_incarnation,
-        lease_acquired_at, lease_expires_at
+        lease_acquired_at, lease_expires_at, attempts >= max_attempts
     FROM work_items
     WHERE status = 'in_progress' AND lease_boot_id = ?1 AND lease_deadline_us <= ?2
     LIMIT ?3";
 
 const CHANGE: &str = "
     UPDATE work_items
-    SET status = 'pending', losses = losses + 1, available_at = ?2, updated_at = ?2,
+    SET status = iif(attempts < max_attempts, 'pending', 'failed'), losses = losses + 1, available_at = ?2, updated_at = ?2,
         lease_holder = NULL, lease_incarnation = NULL, lease_acquired_at = NULL,
         lease_expires_at = NULL, lease_boot_id = NULL, lease_deadline_us = NULL,
-        checkpoint_sequence = NULL
+        checkpoint_sequence = NULL, last_error = ?4
     WHERE work_item_id = ?1 AND lease_token = ?3 AND status = 'in_progress'";
 
 const CLOSE: &str = "
@@ -78,8 +78,11 @@ pub(super) fn sweep(
                 },
                 holder: Some(row.holder),
                 task: Some(row.task),
-                next: Next::Requeue {
-                    pause: std::time::Duration::ZERO,
+                next: if row.last {
+                    Next::DeadLetter
+                } else {
+                    let pause = std::time::Duration::ZERO;
+                    Next::Requeue { pause }
                 },
             });
         }
@@ -92,6 +95,7 @@ struct Chosen {
     task: TaskId,
     token: i64,
     holder: Holder,
+    last: bool,
 }
 
 fn choose(connection: &Connection, now: &BootTime, rows: u32) -> rusqlite::Result<Vec<Chosen>> {
@@ -111,6 +115,7 @@ fn choose(connection: &Connection, now: &BootTime, rows: u32) -> rusqlite::Resul
                 since: Timestamp::parse(&text(5)?).ok_or_else(|| odd(5))?,
                 until: Timestamp::parse(&text(6)?).ok_or_else(|| odd(6))?,
             },
+            last: row.get(7)?,
         })
     })?;
     found.collect()
@@ -118,9 +123,9 @@ fn choose(connection: &Connection, now: &BootTime, rows: u32) -> rusqlite::Resul
 
 fn change(connection: &Connection, row: &Chosen, now: &str) -> rusqlite::Result<bool> {
     connection.execute_batch("BEGIN IMMEDIATE")?;
-    let changed = connection.execute(CHANGE, params![row.item, now, row.token])?;
+    let error = format!("{} held it until {}", row.holder.worker, row.holder.until);
+    let changed = connection.execute(CHANGE, params![row.item, now, row.token, error])?;
     if 0 < changed {
-        let error = format!("{} held it until {}", row.holder.worker, row.holder.until);
         connection.execute(CLOSE, params![row.item, row.token, now, error])?;
     }
     connection.execute_batch("COMMIT")?;

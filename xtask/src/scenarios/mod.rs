@@ -1,29 +1,29 @@
 //! The scenarios. One file each: goal, method, run.
 
-mod clock_jump;
+pub(crate) mod clock_jump;
 pub(crate) mod concurrent_checkpoints;
-mod crew;
+pub(crate) mod crew;
 pub(crate) mod end_to_end;
 mod gate;
 pub(crate) mod in_doubt;
 pub(crate) mod kill_9_recovery;
 pub(crate) mod kill_during_upkeep;
-mod kill_storm;
+pub(crate) mod kill_storm;
 pub(crate) mod lease_expiration;
 mod lineage;
 pub(crate) mod llm_cache;
 mod plan;
-mod poison_item;
-mod recovery_sweep;
-mod rivalry;
+pub(crate) mod poison_item;
+pub(crate) mod recovery_sweep;
+pub(crate) mod rivalry;
 pub(crate) mod single_flight;
 mod sources;
-mod sweep_race;
+pub(crate) mod sweep_race;
 pub(crate) mod tidied;
-mod told;
+pub(crate) mod told;
 pub(crate) mod tool_replay;
 mod traces;
-mod zombie_worker;
+pub(crate) mod zombie_worker;
 
 use std::fmt::{Debug, Display};
 
@@ -77,7 +77,12 @@ pub(crate) fn fact<T: DeserializeOwned>(ack: &str) -> Result<T, Failure> {
 }
 
 /// Checks that something is as it must be.
-pub(crate) fn same<T: PartialEq + Debug>(outcome: &mut Outcome, what: impl Display, found: T, expected: T) {
+pub(crate) fn same<T: PartialEq + Debug>(
+    outcome: &mut Outcome,
+    what: impl Display,
+    found: T,
+    expected: T,
+) {
     outcome.check(found == expected, || {
         format!("{what}: {found:?}, and must be {expected:?}")
     });

@@ -7,7 +7,7 @@
 //! process sweeps in seeded batches, sweeps again, and finishes what can be claimed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentos_chaos::{Failure, Outcome, Run, Scenario, ScenarioResult, Victim};
@@ -28,7 +28,7 @@ const LOST: u32 = 100;
 const KEPT: u32 = 10;
 const PROCESSES: u32 = 10;
 const PROCESSES_QUICK: u32 = 4;
-const TASKS: u32 = 5;
+pub(crate) const TASKS: u32 = 5;
 /// In percent: items that have no second attempt.
 const LAST_CHANCE_PERCENT: u64 = 15;
 /// Long enough that none runs out before it is shortened, or while others look.
@@ -99,30 +99,17 @@ impl Story {
     }
 
     fn prepare(&mut self, run: &mut Run) -> Fallible<()> {
-        let store = SqliteStore::open(Config::at(&self.db))?;
-        let mut commit = Commit::new();
-        for task in 0..TASKS {
-            commit = commit.part(NewTask::new(task_of(task)?, "worked on"));
-        }
-        let mut max_attempts = Vec::new();
+        let mut items = Vec::new();
         for number in 0..LOST + KEPT {
             let last_chance = run.rng.percent(LAST_CHANCE_PERCENT);
-            let most = if last_chance { 1 } else { 2 };
-            max_attempts.push(most);
             let work_type = if number < LOST {
                 type_of(number % self.processes)
             } else {
                 "kept".to_owned()
             };
-            let item = NewWorkItem::new(work_type)
-                .task(task_of(number % TASKS)?)
-                .payload(format!("item {number}"))
-                .max_attempts(most);
-            commit = commit.part(item);
+            items.push((work_type, if last_chance { 1 } else { 2 }));
         }
-        let receipt = store.commit(commit)?;
-        let items = receipt.enqueued().map(|(item, _)| item.get());
-        self.max_attempts = items.zip(max_attempts).collect();
+        self.max_attempts = enqueue(&self.db, items)?;
         Ok(())
     }
 
@@ -140,6 +127,7 @@ impl Story {
                 run.rng
                     .between(*ROWS_PER_BATCH.start(), *ROWS_PER_BATCH.end()),
             )?,
+            lease_ms: LONG_MS,
             canary: self.canary,
         });
         let mut recoverer = run.start(&spec("recoverer", &recoverer)?)?;
@@ -229,22 +217,72 @@ impl Story {
 
     /// Hears what the sweeps said of themselves.
     fn heed(&mut self, recoverer: &Victim) -> Fallible<()> {
-        let acks = recoverer.acks();
-        let scans: Vec<Scan> = acks
-            .iter()
-            .take(2)
-            .map(|ack| fact(ack))
-            .collect::<Result<_, _>>()?;
-        let [first, second] = scans.as_slice() else {
-            return Err(Failure::new("there were not two sweeps"));
-        };
+        let scans = scans(&recoverer.acks())?;
         let last_chances = self
             .lost
             .iter()
             .filter(|one| self.max_attempts.get(&one.claim.item) == Some(&1));
         let dead = last_chances.count() as u64;
-        let lost = u64::from(LOST);
-        let outcome = &mut self.outcome;
+        judge_scans(&scans, u64::from(LOST), dead, &mut self.outcome);
+        self.scan = scans.into_iter().next();
+        Ok(())
+    }
+
+    /// Reads the file.
+    fn look(&mut self, before: &Work, finished: &[HeldLease]) -> Fallible<()> {
+        let lost: Vec<Claim> = self.lost.iter().map(|one| one.claim.clone()).collect();
+        let recovery = Recovery {
+            before,
+            lost: &lost,
+            kept: &self.kept,
+            max_attempts: &self.max_attempts,
+            finished,
+            all_heard: true,
+        };
+        recovery.look(&self.db, &mut self.outcome)
+    }
+}
+
+/// Makes the file, with items of these types that can be tried so often. Gives how often
+/// each can.
+pub(crate) fn enqueue(db: &Path, items: Vec<(String, u32)>) -> Fallible<BTreeMap<i64, u32>> {
+    let store = SqliteStore::open(Config::at(db))?;
+    let mut commit = Commit::new();
+    for task in 0..TASKS {
+        commit = commit.part(NewTask::new(task_of(task)?, "worked on"));
+    }
+    let mut max_attempts = Vec::new();
+    for (number, (work_type, most)) in (0..).zip(items) {
+        max_attempts.push(most);
+        let item = NewWorkItem::new(work_type)
+            .task(task_of(number % TASKS)?)
+            .payload(format!("item {number}"))
+            .max_attempts(most);
+        commit = commit.part(item);
+    }
+    let receipt = store.commit(commit)?;
+    let items = receipt.enqueued().map(|(item, _)| item.get());
+    Ok(items.zip(max_attempts).collect())
+}
+
+/// What two sweeps said of themselves.
+pub(crate) fn scans(acks: &[String]) -> Fallible<Vec<Scan>> {
+    let scans: Vec<Scan> = acks
+        .iter()
+        .take(2)
+        .map(|ack| fact(ack))
+        .collect::<Result<_, _>>()?;
+    if scans.len() < 2 {
+        return Err(Failure::new("there were not two sweeps"));
+    }
+    Ok(scans)
+}
+
+/// Judges what sweeps, one after the other, said of themselves: the first takes away all
+/// leases that are `lost`, of which `dead` have no attempt left, and the others none.
+pub(crate) fn judge_scans(scans: &[Scan], lost: u64, dead: u64, outcome: &mut Outcome) {
+    let mut scans = scans.iter();
+    if let Some(first) = scans.next() {
         same(outcome, "expired leases found", first.expired_found, lost);
         same(outcome, "items recovered", first.recovered, lost);
         same(outcome, "items requeued", first.requeued, lost - dead);
@@ -255,6 +293,8 @@ impl Story {
             dead,
         );
         same(outcome, "failures", (first.failed, first.errors), (0, 0));
+    }
+    for second in scans {
         let again = (second.expired_found, second.recovered, second.errors);
         same(
             outcome,
@@ -262,15 +302,29 @@ impl Story {
             again,
             (0, 0, 0),
         );
-        self.scan = Some(first.clone());
-        Ok(())
     }
+}
 
+/// A file in which all is done that could be done.
+pub(crate) struct Recovery<'r> {
+    /// What was in it before.
+    pub(crate) before: &'r Work,
+    /// Every lease that was lost.
+    pub(crate) lost: &'r [Claim],
+    /// What a living worker holds.
+    pub(crate) kept: &'r [Claim],
+    /// How often each item can be tried.
+    pub(crate) max_attempts: &'r BTreeMap<i64, u32>,
+    /// What was acknowledged as done.
+    pub(crate) finished: &'r [HeldLease],
+    /// Whether that was all, or a crash may have swallowed some of it.
+    pub(crate) all_heard: bool,
+}
+
+impl Recovery<'_> {
     /// Reads the file.
-    fn look(&mut self, before: &Work, finished: &[HeldLease]) -> Fallible<()> {
-        let base = self.db.parent().unwrap_or(&self.db);
-        let wreck = Wreck::open(&self.db, base)?;
-        let outcome = &mut self.outcome;
+    pub(crate) fn look(&self, db: &Path, outcome: &mut Outcome) -> Fallible<()> {
+        let wreck = Wreck::open(db, db.parent().unwrap_or(db))?;
         for problem in wreck.problems()? {
             outcome.violate(problem);
         }
@@ -279,38 +333,48 @@ impl Story {
             wreck.all(&task_of(task)?)?;
         }
         drop(wreck);
-        let work = Work::read(&self.db)?;
-        let lost: Vec<Claim> = self.lost.iter().map(|one| one.claim.clone()).collect();
-        for broken in judge_losses(&lost, &work) {
+        let work = Work::read(db)?;
+        for broken in judge_losses(self.lost, &work) {
             outcome.violate(broken);
         }
-        for kept in &self.kept {
+        for kept in self.kept {
             let what = format!("item {} of the living worker", kept.item);
-            let (was, is) = (before.items.get(&kept.item), work.items.get(&kept.item));
-            same(outcome, &what, is, was);
+            let was = self.before.items.get(&kept.item);
+            same(outcome, &what, work.items.get(&kept.item), was);
         }
-        let finished: BTreeMap<i64, &Claim> = finished
-            .iter()
-            .map(|one| (one.claim.item, &one.claim))
-            .collect();
-        for Claim { item, token, .. } in &lost {
-            let Some(found) = work.items.get(item) else {
+        let mut finished: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        for HeldLease { claim, .. } in self.finished {
+            finished.entry(claim.item).or_default().push(claim.token);
+        }
+        // The newest of each item, and how many there were.
+        let mut lost: BTreeMap<i64, (i64, i64)> = BTreeMap::new();
+        for claim in self.lost {
+            let (token, losses) = lost.entry(claim.item).or_default();
+            *token = claim.token.max(*token);
+            *losses += 1;
+        }
+        for (item, (token, losses)) in lost {
+            let Some(found) = work.items.get(&item) else {
                 outcome.violate(format!("item {item} is gone"));
                 continue;
             };
-            let dead = self.max_attempts.get(item) == Some(&1);
+            let most = self.max_attempts.get(&item).copied().map(i64::from);
+            let dead = most == Some(losses);
             let (status, last) = if dead {
-                ("failed", *token)
+                ("failed", token)
             } else {
                 ("succeeded", token + 1)
             };
             let is = (found.status.as_str(), found.token, found.losses);
-            same(outcome, format!("item {item}"), is, (status, last, 1));
-            let done = finished.get(item).map(|claim| claim.token);
-            let expected = (!dead).then_some(token + 1);
+            same(outcome, format!("item {item}"), is, (status, last, losses));
+            let done = finished.remove(&item).unwrap_or_default();
+            if done.is_empty() && !self.all_heard {
+                continue;
+            }
+            let expected = if dead { vec![] } else { vec![token + 1] };
             same(
                 outcome,
-                format!("the token under which item {item} was done"),
+                format!("the tokens under which item {item} was done"),
                 done,
                 expected,
             );
@@ -319,7 +383,7 @@ impl Story {
     }
 }
 
-fn task_of(number: u32) -> Fallible<TaskId> {
+pub(crate) fn task_of(number: u32) -> Fallible<TaskId> {
     Ok(TaskId::new(format!("task {number}"))?)
 }
 

@@ -100,13 +100,7 @@ impl Scene {
         let mut taker = run.start(&spec("taker", &taker)?)?;
         let (taken, _) = heed(&mut taker, way, item.id, outcome)?;
         let lost: Vec<Claim> = held.into_iter().collect();
-        look(
-            &self.db,
-            "after the takeover",
-            &lost,
-            &taken,
-            outcome,
-        )?;
+        look(&self.db, "after the takeover", &lost, &taken, outcome)?;
         match item.deadline_us {
             Some(deadline) if !lost.is_empty() => {
                 let takeover = Takeover::of(deadline, taken.watched_us, taken.taken_us, &[]);
@@ -144,7 +138,12 @@ impl Scene {
         });
         if after.finished() {
             let all = 1 + usize::try_from(self.renewals)?;
-            same(outcome, "acknowledgements of one that ended", acks.len(), all);
+            same(
+                outcome,
+                "acknowledgements of one that ended",
+                acks.len(),
+                all,
+            );
         }
         Ok(())
     }

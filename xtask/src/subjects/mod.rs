@@ -12,6 +12,7 @@ mod kill_during_upkeep;
 mod lease_expiration;
 mod leases;
 mod llm_cache;
+mod recovery_sweep;
 mod single_flight;
 mod store_lifecycle;
 mod tool_replay;
@@ -35,4 +36,6 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Subject> {
         store_lifecycle::subject(canary),
     ]
     vec![lease_expiration::subject(canary)]
+        lease_expiration::subject(canary),
+        recovery_sweep::subject(canary),
 }

@@ -84,8 +84,7 @@ impl Holder {
         for _ in 0..self.renewals {
             if self.canary == Some(Canary::AckBeforeCommit) {
                 for one in &mut held {
-                    one.deadline_us =
-                        storage.boot_now().micros + i64::try_from(lease.as_micros())?;
+                    one.deadline_us = storage.boot_now().micros + i64::try_from(lease.as_micros())?;
                     ack(one)?;
                 }
             }

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use agentos_core::limits::CLAIM_ITEMS_MAX;
-use agentos_core::{WorkFilter, Worker, WorkerId};
+use agentos_core::{RetryRule, WorkFilter, Worker, WorkerId};
 use agentos_recovery::{RecoverySweep, SweepConfig, SweepStatistics};
 use agentos_store::sqlite::Config;
 use agentos_worker_pool::{LeaseConfig, LeaseManager};
@@ -31,6 +31,8 @@ pub(crate) struct Recoverer {
     pub(crate) begin_us: i64,
     /// Leases that one transaction takes away, at most.
     pub(crate) rows_per_batch: u32,
+    /// How long it claims what it finishes, in milliseconds.
+    pub(crate) lease_ms: u64,
     /// How its store is broken.
     pub(crate) canary: Option<Canary>,
 }
@@ -67,7 +69,8 @@ impl Recoverer {
         let storage = broken_store::open(config, self.canary)?;
         let config = SweepConfig {
             rows_per_batch: self.rows_per_batch,
-            ..SweepConfig::default()
+            // What was lost more than once is to be done at once as well.
+            after_loss: RetryRule::AT_ONCE,
         };
         let sweep = RecoverySweep::new(Arc::clone(&storage), config);
         wait_until(self.begin_us);
@@ -75,8 +78,12 @@ impl Recoverer {
             ack(&Scan::from(sweep.scan_and_recover()?))?;
         }
         say("swept")?;
+        let config = LeaseConfig {
+            lease: Duration::from_millis(self.lease_ms),
+            after_loss: RetryRule::AT_ONCE,
+        };
         let worker = Worker::start(WorkerId::new(&self.worker)?);
-        let leases = LeaseManager::new(storage, worker, LeaseConfig::default())?;
+        let leases = LeaseManager::new(storage, worker, config)?;
         loop {
             let claimed = leases.claim_up_to(&WorkFilter::any(), CLAIM_ITEMS_MAX)?;
             if claimed.is_empty() {
