@@ -11,7 +11,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -35,10 +35,10 @@ const CHECKPOINTS_MAX: u64 = 3;
 /// For a line to come; the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The rounds, by what the workers' names have in common.
-const OTHER_NAME: &str = "another worker";
-const SAME_NAME: &str = "the same name";
-const FIRST: &str = "worker one";
-const SECOND: &str = "worker two";
+pub(crate) const OTHER_NAME: &str = "another worker";
+pub(crate) const SAME_NAME: &str = "the same name";
+pub(crate) const FIRST: &str = "worker one";
+pub(crate) const SECOND: &str = "worker two";
 
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
     let goal =
@@ -59,14 +59,14 @@ struct Story {
 }
 
 /// One item, and the two who work on it.
-struct Round {
-    name: &'static str,
-    second: &'static str,
+pub(crate) struct Round {
+    pub(crate) name: &'static str,
+    pub(crate) second: &'static str,
     /// Checkpoints of the first one.
-    checkpoints: u32,
-    task: TaskId,
-    item: i64,
-    result: String,
+    pub(crate) checkpoints: u32,
+    pub(crate) task: TaskId,
+    pub(crate) item: i64,
+    pub(crate) result: String,
 }
 
 type Fallible<T> = Result<T, Failure>;
@@ -96,34 +96,13 @@ impl Story {
         run.rng.shuffle(&mut rounds);
         for (name, second) in rounds {
             run.progress(name);
-            let round = self.prepare(run, name, second)?;
+            let round = prepare(&self.db, run, name, second)?;
             self.live_on(run, &round)?;
             if self.outcome.verdict != Verdict::Passed {
                 break;
             }
         }
         Ok(())
-    }
-
-    fn prepare(&self, run: &mut Run, name: &'static str, second: &'static str) -> Fallible<Round> {
-        let store = SqliteStore::open(Config::at(&self.db))?;
-        let task = TaskId::new(name)?;
-        let receipt = store.commit(
-            Commit::new()
-                .part(NewTask::new(task.clone(), "worked on"))
-                .part(SetTaskStatus::new(task.clone(), TaskStatus::Running))
-                .part(NewWorkItem::new(name).task(task.clone())),
-        )?;
-        let enqueued = receipt.enqueued().next();
-        let (item, _) = enqueued.ok_or_else(|| Failure::new("nothing was enqueued"))?;
-        Ok(Round {
-            name,
-            second,
-            checkpoints: u32::try_from(run.rng.between(0, CHECKPOINTS_MAX))?,
-            task,
-            item: item.get(),
-            result: format!("the successor's {}", run.rng.next_u64()),
-        })
     }
 
     fn live_on(&mut self, run: &mut Run, round: &Round) -> Fallible<()> {
@@ -147,6 +126,7 @@ impl Story {
             work_type: round.name.into(),
             lease_ms: run.rng.between(*LEASE_MS.start(), *LEASE_MS.end()),
             checkpoints: round.checkpoints,
+            given: Vec::new(),
             gates: wakes_at.iter().map(Gate::path).collect(),
             canary: self.canary,
         });
@@ -202,7 +182,7 @@ impl Story {
             self.outcome
                 .check(exit.success(), || format!("{name} ended with {exit}"));
         }
-        self.look(round)
+        look(&self.db, round, &self.lost, &mut self.outcome)
     }
 
     /// Hears what the zombie tried, beyond the acknowledgements that were heard
@@ -236,61 +216,92 @@ impl Story {
         }
         Ok(())
     }
+}
 
-    /// Reads what is left.
-    fn look(&mut self, round: &Round) -> Fallible<()> {
-        let when = round.name;
-        let outcome = &mut self.outcome;
-        let wreck = Wreck::open(&self.db, self.db.parent().unwrap_or(&self.db))?;
-        for problem in wreck.problems()? {
-            outcome.violate(format!("{when}: {problem}"));
-        }
-        let states: Vec<String> = wreck
-            .all(&round.task)?
-            .iter()
-            .filter_map(|checkpoint| checkpoint.snapshot.as_ref())
-            .map(|state| String::from_utf8_lossy(state.bytes()).into_owned())
-            .collect();
-        drop(wreck);
-        let before = (1..=round.checkpoints).map(|number| format!("before, {number}"));
-        let after = (1..=2).map(|number| format!("after, {number}"));
-        let expected: Vec<String> = before.chain(after).collect();
-        same(
-            outcome,
-            format!("{when}: the checkpoints"),
-            states,
-            expected,
-        );
-        let work = Work::read(&self.db)?;
-        for broken in judge_losses(&self.lost, &work) {
-            outcome.violate(format!("{when}: {broken}"));
-        }
-        let item = work.items.get(&round.item);
-        let item = item.ok_or_else(|| Failure::new("the item is gone"))?;
-        let found = (item.status.as_str(), item.result.as_deref());
-        let expected = ("succeeded", Some(round.result.as_bytes()));
-        same(outcome, format!("{when}: the item"), found, expected);
-        let outcomes: Vec<_> = work
-            .tries_at(round.item)
-            .map(|one| one.outcome.as_deref())
-            .collect();
-        let expected = vec![Some("expired"), Some("succeeded")];
-        same(outcome, format!("{when}: the attempts"), outcomes, expected);
-        // What the successor enqueued with its end, and nothing else.
-        let types: BTreeSet<&str> = work
-            .items
-            .values()
-            .map(|item| item.work_type.as_str())
-            .filter(|name| ![SAME_NAME, OTHER_NAME].contains(name))
-            .collect();
-        same(
-            outcome,
-            format!("{when}: what was enqueued"),
-            types,
-            BTreeSet::from(["follows"]),
-        );
-        Ok(())
+/// Makes an item with a task of its own.
+pub(crate) fn prepare(
+    db: &Path,
+    run: &mut Run,
+    name: &'static str,
+    second: &'static str,
+) -> Fallible<Round> {
+    let store = SqliteStore::open(Config::at(db))?;
+    let task = TaskId::new(name)?;
+    let receipt = store.commit(
+        Commit::new()
+            .part(NewTask::new(task.clone(), "worked on"))
+            .part(SetTaskStatus::new(task.clone(), TaskStatus::Running))
+            .part(NewWorkItem::new(name).task(task.clone())),
+    )?;
+    let enqueued = receipt.enqueued().next();
+    let (item, _) = enqueued.ok_or_else(|| Failure::new("nothing was enqueued"))?;
+    Ok(Round {
+        name,
+        second,
+        checkpoints: u32::try_from(run.rng.between(0, CHECKPOINTS_MAX))?,
+        task,
+        item: item.get(),
+        result: format!("the successor's {}", run.rng.next_u64()),
+    })
+}
+
+/// Reads what is left when the successor has completed the item of a round.
+pub(crate) fn look(
+    db: &Path,
+    round: &Round,
+    lost: &[Claim],
+    outcome: &mut Outcome,
+) -> Fallible<()> {
+    let when = round.name;
+    let wreck = Wreck::open(db, db.parent().unwrap_or(db))?;
+    for problem in wreck.problems()? {
+        outcome.violate(format!("{when}: {problem}"));
     }
+    let states: Vec<String> = wreck
+        .all(&round.task)?
+        .iter()
+        .filter_map(|checkpoint| checkpoint.snapshot.as_ref())
+        .map(|state| String::from_utf8_lossy(state.bytes()).into_owned())
+        .collect();
+    drop(wreck);
+    let before = (1..=round.checkpoints).map(|number| format!("before, {number}"));
+    let after = (1..=2).map(|number| format!("after, {number}"));
+    let expected: Vec<String> = before.chain(after).collect();
+    same(
+        outcome,
+        format!("{when}: the checkpoints"),
+        states,
+        expected,
+    );
+    let work = Work::read(db)?;
+    for broken in judge_losses(lost, &work) {
+        outcome.violate(format!("{when}: {broken}"));
+    }
+    let item = work.items.get(&round.item);
+    let item = item.ok_or_else(|| Failure::new("the item is gone"))?;
+    let found = (item.status.as_str(), item.result.as_deref());
+    let expected = ("succeeded", Some(round.result.as_bytes()));
+    same(outcome, format!("{when}: the item"), found, expected);
+    let outcomes: Vec<_> = work
+        .tries_at(round.item)
+        .map(|one| one.outcome.as_deref())
+        .collect();
+    let expected = vec![Some("expired"), Some("succeeded")];
+    same(outcome, format!("{when}: the attempts"), outcomes, expected);
+    // What the successor enqueued with its end, and nothing else.
+    let types: BTreeSet<&str> = work
+        .items
+        .values()
+        .map(|item| item.work_type.as_str())
+        .filter(|name| ![SAME_NAME, OTHER_NAME].contains(name))
+        .collect();
+    same(
+        outcome,
+        format!("{when}: what was enqueued"),
+        types,
+        BTreeSet::from(["follows"]),
+    );
+    Ok(())
 }
 
 /// Stops a victim, and waits until each of its threads stands still.

@@ -16,6 +16,7 @@ mod recovery_sweep;
 mod single_flight;
 mod store_lifecycle;
 mod tool_replay;
+mod zombie_worker;
 
 use agentos_chaos::Subject;
 
@@ -38,4 +39,6 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Subject> {
     vec![lease_expiration::subject(canary)]
         lease_expiration::subject(canary),
         recovery_sweep::subject(canary),
+        zombie_worker::subject(canary),
+    ]
 }

@@ -62,14 +62,14 @@ pub(crate) use self::reader::Reader;
 pub(crate) use self::recoverer::{Recoverer, Scan};
 pub(crate) use self::rival::{BOOT_BASE_US, HOUR_US, Jumps, Rival};
 pub(crate) use self::stormer::{StepDone, Stormer, WORK_TYPE};
-pub(crate) use self::successor::{Succession, Successor};
+pub(crate) use self::successor::{Succession, Successor, last_commit};
 pub(crate) use self::taker::{Done, Taken, Taker, Way};
 pub(crate) use self::talk::{OUTBOX, request};
 #[cfg(test)]
 pub(crate) use self::talk::{Said, Talk};
 pub(crate) use self::tally::{Answer, Tally, share};
 pub(crate) use self::tooler::{EFFECTS, KINDS, Ran, RanAll, Tooler};
-pub(crate) use self::zombie::{Answered, Attempted, Zombie};
+pub(crate) use self::zombie::{Answered, Attempted, Zombie, signed};
 
 /// For the write lock: the machine may be busy, and that is no error of a victim.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(30);

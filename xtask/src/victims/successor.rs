@@ -60,19 +60,13 @@ impl Successor {
         say("ready")?;
         pass(&self.claims_at)?;
         let lease = self.take(storage.as_ref(), &leases)?;
-        let under = || Commit::under(&lease);
-        storage.commit(under().part(signed(&task, "after, 1")))?;
+        storage.commit(Commit::under(&lease).part(signed(&task, "after, 1")))?;
         ack(&Succession {
             lease: HeldLease::from(&lease),
             since: lease.acquired_at.to_text(),
         })?;
         pass(&self.completes_at)?;
-        let result = self.result.clone().into_bytes();
-        let last = under()
-            .part(signed(&task, "after, 2"))
-            .part(NewWorkItem::new("follows").task(task))
-            .part(leases.prepare_complete(&lease, Some(result)));
-        storage.commit(last)?;
+        storage.commit(last_commit(&leases, &lease, &task, &self.result))?;
         Ok(say("completed")?)
     }
 
@@ -87,4 +81,17 @@ impl Successor {
             thread::park_timeout(soonest.unwrap_or(LOOK_INTERVAL).min(LOOK_INTERVAL));
         }
     }
+}
+
+/// The end of an item that was taken over.
+pub(crate) fn last_commit(
+    leases: &LeaseManager,
+    lease: &Lease,
+    task: &TaskId,
+    result: &str,
+) -> Commit {
+    Commit::under(lease)
+        .part(signed(task, "after, 2"))
+        .part(NewWorkItem::new("follows").task(task.clone()))
+        .part(leases.prepare_complete(lease, Some(result.as_bytes().to_vec())))
 }

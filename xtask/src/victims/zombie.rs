@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentos_core::{
-    AppendCheckpoint, AuditLine, CheckpointType, Codec, Commit, CompleteWork, Lease, NewWorkItem,
-    Retry, SetTaskStatus, Snapshot, Stale, StaleLease, Storage, StorageError, TaskId, TaskStatus,
-    WorkFilter, Worker, WorkerId,
+    AppendCheckpoint, AuditLine, CheckpointType, Codec, Commit, CompleteWork, Fence, FencingToken,
+    Incarnation, Lease, NewWorkItem, Retry, SetTaskStatus, Snapshot, Stale, StaleLease, Storage,
+    StorageError, TaskId, TaskStatus, WorkFilter, WorkItemId, Worker, WorkerId,
 };
 use agentos_store::sqlite::Config;
 use agentos_worker_pool::{LeaseConfig, LeaseManager};
@@ -19,7 +19,7 @@ use super::holder::HeldLease;
 use super::{BUSY_TIMEOUT, ack, pass, say};
 use crate::broken_store;
 use crate::canary::Canary;
-use crate::work::Who;
+use crate::work::{Claim, Who};
 
 /// The role of a zombie.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,6 +35,9 @@ pub(crate) struct Zombie {
     pub(crate) lease_ms: u64,
     /// How many checkpoints it appends before it is stopped.
     pub(crate) checkpoints: u32,
+    /// Leases that it was given before and has lost since, each with its task; when there
+    /// are any, it goes on under each of them, and claims nothing.
+    pub(crate) given: Vec<(String, Claim)>,
     /// Files whose locks it waits for: while it waits for the first it is stopped.
     pub(crate) gates: Vec<PathBuf>,
     /// How its store is broken.
@@ -93,7 +96,7 @@ impl From<StaleLease> for Answered {
 }
 
 /// A checkpoint whose state says who made it.
-pub(super) fn signed(task: &TaskId, who: &str) -> AppendCheckpoint {
+pub(crate) fn signed(task: &TaskId, who: &str) -> AppendCheckpoint {
     AppendCheckpoint {
         snapshot: Some(Snapshot::new(Codec::Raw, 1, who.as_bytes().to_vec())),
         ..AppendCheckpoint::new(task.clone(), CheckpointType::IterationEnd)
@@ -109,6 +112,16 @@ impl Zombie {
             lease: Duration::from_millis(self.lease_ms),
             ..LeaseConfig::default()
         };
+        for (task, claim) in &self.given {
+            let task = TaskId::new(task)?;
+            let lease = self.lost(&task, claim, storage.as_ref())?;
+            let worker = lease.holder.clone();
+            let leases = LeaseManager::new(Arc::clone(&storage), worker, config.clone())?;
+            told(tries(storage.as_ref(), &leases, &lease, &task))?;
+        }
+        if !self.given.is_empty() {
+            return Ok(());
+        }
         let worker = Worker::start(WorkerId::new(&self.worker)?);
         let leases = LeaseManager::new(Arc::clone(&storage), worker, config)?;
         let lease = leases
@@ -122,14 +135,50 @@ impl Zombie {
         say("between")?;
         for gate in &self.gates {
             pass(gate)?;
-            for (what, answer) in tries(storage.as_ref(), &leases, &lease, &task) {
-                let what = what.to_owned();
-                ack(&Attempted { what, answer })?;
-            }
-            say("tried")?;
+            told(tries(storage.as_ref(), &leases, &lease, &task))?;
         }
         Ok(())
     }
+
+    /// A lease of another life, as far as a store asks for it.
+    fn lost(
+        &self,
+        task: &TaskId,
+        claim: &Claim,
+        storage: &dyn Storage,
+    ) -> Result<Lease, Box<dyn Error>> {
+        let (now, deadline) = (storage.now(), storage.boot_now());
+        Ok(Lease {
+            fence: Fence {
+                item: WorkItemId::new(claim.item)?,
+                token: FencingToken::new(claim.token)?,
+            },
+            holder: Worker {
+                id: WorkerId::new(&claim.who.name)?,
+                incarnation: Incarnation::new(&claim.who.incarnation)?,
+            },
+            work_type: self.work_type.clone(),
+            task: Some(task.clone()),
+            priority: 0,
+            payload: Vec::new(),
+            attempt: 1,
+            max_attempts: 1,
+            checkpoint: None,
+            duration: Duration::from_millis(self.lease_ms),
+            acquired_at: now,
+            expires_at: now,
+            deadline,
+        })
+    }
+}
+
+/// Tells of what was tried.
+fn told(tries: Vec<(&'static str, Answered)>) -> Result<(), Box<dyn Error>> {
+    for (what, answer) in tries {
+        let what = what.to_owned();
+        ack(&Attempted { what, answer })?;
+    }
+    Ok(say("tried")?)
 }
 
 /// Everything that a holder may do, under a lease that is lost.
