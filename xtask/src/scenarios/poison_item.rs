@@ -9,6 +9,7 @@
 //! blame, and it must be finished all the same.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use agentos_chaos::{
@@ -36,7 +37,7 @@ const LEASE_MS: std::ops::RangeInclusive<u64> = 100..=160;
 const TURN: Duration = Duration::from_millis(10);
 /// The number of SIGABRT.
 const SIGABRT: i32 = 6;
-const WORK_TYPE: &str = "meal";
+pub(crate) const WORK_TYPE: &str = "meal";
 const TASK: &str = "dinner";
 
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
@@ -49,9 +50,9 @@ pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
 struct Story {
     role: Pooled,
     /// How often each poison item may be tried.
-    poison: BTreeMap<i64, u64>,
+    poison: Poison,
     /// What each of the others must come to.
-    results: BTreeMap<i64, Vec<u8>>,
+    results: Results,
     /// Processes that died, and the attempts of which they did.
     deaths: u64,
     died_of: Vec<Claim>,
@@ -74,6 +75,7 @@ impl Story {
             lease_ms: run.rng.between(*LEASE_MS.start(), *LEASE_MS.end()),
             pause_ms: (first, 2 * first),
             threads: usize::try_from(run.rng.between(1, 3))?,
+            aborts: true,
             canary,
         };
         let mut story = Story {
@@ -115,34 +117,17 @@ impl Story {
         poison.extend((0..poisons).map(|_| Some(run.rng.between(*range.start(), *range.end()))));
         run.rng.shuffle(&mut poison);
         let deaths: u64 = poison.iter().flatten().sum();
-        let task = TaskId::new(TASK)?;
-        let mut commit = Commit::new().part(NewTask::new(task.clone(), "worked on"));
-        let mut payloads = Vec::new();
-        for (number, attempts) in poison.iter().enumerate() {
-            let payload = match attempts {
-                Some(_) => POISON.to_vec(),
-                None => format!("dish {number}").into_bytes(),
-            };
-            // One that is not to blame can be taken down by every death, and lose a
-            // lease now and then on a machine that stands still.
-            let attempts = u32::try_from(attempts.unwrap_or(10 + deaths))?;
-            let priority = i32::try_from(run.rng.between(0, 4))? - 2;
-            let item = NewWorkItem::new(WORK_TYPE)
-                .task(task.clone())
-                .priority(priority)
-                .payload(payload.clone())
-                .max_attempts(attempts);
-            commit = commit.part(item);
-            payloads.push(payload);
-        }
-        let store = SqliteStore::open(Config::at(&self.role.db))?;
-        let receipt = store.commit(commit)?;
-        for (((item, _), payload), attempts) in receipt.enqueued().zip(payloads).zip(poison) {
-            match attempts {
-                Some(attempts) => drop(self.poison.insert(item.get(), attempts)),
-                None => drop(self.results.insert(item.get(), result_of(&payload))),
-            }
-        }
+        let dishes: Vec<Dish> = poison
+            .into_iter()
+            .map(|poison| Dish {
+                // One that is not to blame can be taken down by every death, and lose a
+                // lease now and then on a machine that stands still.
+                attempts: poison.unwrap_or(10 + deaths),
+                is_poison: poison.is_some(),
+                priority: i32::try_from(run.rng.between(0, 4)).unwrap_or(0) - 2,
+            })
+            .collect();
+        (self.poison, self.results) = enqueue(&self.role.db, &dishes)?;
         Ok(())
     }
 
@@ -218,8 +203,81 @@ impl Story {
 
     /// Reads the file.
     fn look(&mut self) -> Fallible<()> {
-        let outcome = &mut self.outcome;
-        let db = &self.role.db;
+        let meal = Meal {
+            poison: &self.poison,
+            results: &self.results,
+            died_of: &self.died_of,
+            finished: &self.finished,
+            may_fail: false,
+        };
+        let (dead_letters, attempts) = meal.look(&self.role.db, &mut self.outcome)?;
+        self.dead_letters = dead_letters;
+        self.attempts = attempts;
+        Ok(())
+    }
+}
+
+/// An item that is to be enqueued.
+pub(crate) struct Dish {
+    pub(crate) is_poison: bool,
+    /// How often it may be tried.
+    pub(crate) attempts: u64,
+    pub(crate) priority: i32,
+}
+
+/// How often each poison item may be tried.
+pub(crate) type Poison = BTreeMap<i64, u64>;
+/// What each of the others must come to.
+pub(crate) type Results = BTreeMap<i64, Vec<u8>>;
+
+/// Makes the file with these items, which belong to one task.
+pub(crate) fn enqueue(db: &Path, dishes: &[Dish]) -> Fallible<(Poison, Results)> {
+    let task = TaskId::new(TASK)?;
+    let mut commit = Commit::new().part(NewTask::new(task.clone(), "worked on"));
+    let mut payloads = Vec::new();
+    for (number, dish) in dishes.iter().enumerate() {
+        let payload = if dish.is_poison {
+            POISON.to_vec()
+        } else {
+            format!("dish {number}").into_bytes()
+        };
+        let item = NewWorkItem::new(WORK_TYPE)
+            .task(task.clone())
+            .priority(dish.priority)
+            .payload(payload.clone())
+            .max_attempts(u32::try_from(dish.attempts)?);
+        commit = commit.part(item);
+        payloads.push(payload);
+    }
+    let store = SqliteStore::open(Config::at(db))?;
+    let receipt = store.commit(commit)?;
+    let (mut poison, mut results) = (Poison::new(), Results::new());
+    for (((item, _), payload), dish) in receipt.enqueued().zip(payloads).zip(dishes) {
+        if dish.is_poison {
+            poison.insert(item.get(), dish.attempts);
+        } else {
+            results.insert(item.get(), result_of(&payload));
+        }
+    }
+    Ok((poison, results))
+}
+
+/// All that was to be done, and what was told of it.
+pub(crate) struct Meal<'m> {
+    pub(crate) poison: &'m Poison,
+    pub(crate) results: &'m Results,
+    /// Attempts at poison that were told of.
+    pub(crate) died_of: &'m [Claim],
+    /// What was acknowledged as done.
+    pub(crate) finished: &'m [Claim],
+    /// Whether attempts may also end with a failure that their handler reports.
+    pub(crate) may_fail: bool,
+}
+
+impl Meal<'_> {
+    /// Reads the file when nothing is left to do. Gives how many items are in the dead
+    /// letter, and how many attempts at poison are on record.
+    pub(crate) fn look(&self, db: &Path, outcome: &mut Outcome) -> Fallible<(usize, usize)> {
         let wreck = Wreck::open(db, db.parent().unwrap_or(db))?;
         for problem in wreck.problems()? {
             outcome.violate(problem);
@@ -235,7 +293,6 @@ impl Story {
                 .filter(move |item| item.status == status);
             items.map(|item| item.id).collect::<Vec<i64>>()
         };
-        self.dead_letters = status("failed").len();
         let poison: Vec<i64> = self.poison.keys().copied().collect();
         same(outcome, "the dead letter", status("failed"), poison);
         let others: Vec<i64> = self.results.keys().copied().collect();
@@ -244,38 +301,51 @@ impl Story {
         for broken in judge_losses(&lost, &work) {
             outcome.violate(broken);
         }
-        for claim in self.died_of.iter().filter(|claim| !lost.contains(claim)) {
+        let of_poison = |one: &&Try| is_lost(one) || (self.may_fail && has_failed(one));
+        let ended: Vec<Claim> = work.tries.iter().filter(of_poison).map(claim_of).collect();
+        for claim in self.died_of.iter().filter(|claim| !ended.contains(claim)) {
             let Claim { item, token, who } = claim;
             outcome.violate(format!(
                 "{who} died of item {item} in attempt {token}, and its history does not say so"
             ));
         }
-        for (item, most) in &self.poison {
-            self.attempts += look_at_poison(&work, *item, *most, outcome);
+        let mut attempts = 0;
+        for (item, most) in self.poison {
+            attempts += look_at_poison(&work, *item, *most, self.may_fail, outcome);
         }
-        for (item, result) in &self.results {
-            let found = work.items.get(item).and_then(|item| item.result.as_ref());
-            same(
-                outcome,
-                format!("the result of item {item}"),
-                found,
-                Some(result),
-            );
-            let done = self.finished.iter().filter(|claim| claim.item == *item);
-            let done: Vec<i64> = done.map(|claim| claim.token).collect();
-            let last = work.tries_at(*item).last();
-            let last: Vec<i64> = last.iter().map(|one| one.claim.token).collect();
-            // A process that dies may have no time left for its last words.
-            outcome.check(done == last || done.is_empty(), || {
-                format!("item {item} was acknowledged under {done:?}, and is done under {last:?}")
-            });
+        for (item, result) in self.results {
+            self.look_at_other(&work, *item, result, outcome);
         }
-        Ok(())
+        Ok((status("failed").len(), attempts))
+    }
+
+    fn look_at_other(&self, work: &Work, item: i64, result: &Vec<u8>, outcome: &mut Outcome) {
+        let found = work.items.get(&item).and_then(|item| item.result.as_ref());
+        same(
+            outcome,
+            format!("the result of item {item}"),
+            found,
+            Some(result),
+        );
+        let done = self.finished.iter().filter(|claim| claim.item == item);
+        let done: Vec<i64> = done.map(|claim| claim.token).collect();
+        let last = work.tries_at(item).last();
+        let last: Vec<i64> = last.iter().map(|one| one.claim.token).collect();
+        // A process that dies may have no time left for its last words.
+        outcome.check(done == last || done.is_empty(), || {
+            format!("item {item} was acknowledged under {done:?}, and is done under {last:?}")
+        });
     }
 }
 
 /// Judges an item of the dead letter; gives the attempts that are on record.
-fn look_at_poison(work: &Work, item: i64, most: u64, outcome: &mut Outcome) -> usize {
+fn look_at_poison(
+    work: &Work,
+    item: i64,
+    most: u64,
+    may_fail: bool,
+    outcome: &mut Outcome,
+) -> usize {
     // An attempt that was claimed and given back unbegun, because the machine stood
     // still meanwhile, counts as none.
     let tries: Vec<Claim> = work
@@ -291,25 +361,34 @@ fn look_at_poison(work: &Work, item: i64, most: u64, outcome: &mut Outcome) -> u
         most,
     );
     let lost = work.tries_at(item).filter(is_lost).count() as u64;
+    let failed = work.tries_at(item).filter(has_failed).count() as u64;
+    let failed = if may_fail { failed } else { 0 };
     same(
         outcome,
-        format!("{name}, attempts that were lost"),
-        lost,
+        format!("{name}, attempts that were lost, or failed where they may"),
+        lost + failed,
         most,
     );
     let Some(found) = work.items.get(&item) else {
         return tries.len();
     };
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let (most, lost) = (signed(most), signed(lost));
     same(
         outcome,
         format!("{name}, attempts and losses"),
         (found.attempts, found.losses),
-        (most, most),
+        (most, lost),
     );
-    let last = tries
-        .last()
-        .map(|claim| format!("{} held it until ", claim.who));
+    // Of a lost lease the error is put into words when it is taken away.
+    let last = work.tries_at(item).last();
+    let last = last.and_then(|one| {
+        let held = format!("{} held it until ", one.claim.who);
+        if is_lost(&one) {
+            Some(held)
+        } else {
+            one.error.clone()
+        }
+    });
     let told = found.last_error.as_deref().unwrap_or_default();
     outcome.check(last.is_some_and(|last| told.starts_with(&last)), || {
         format!("{name}: its last error is {told:?}")
@@ -319,6 +398,14 @@ fn look_at_poison(work: &Work, item: i64, most: u64, outcome: &mut Outcome) -> u
 
 fn is_lost(one: &&Try) -> bool {
     one.outcome.as_deref() == Some("expired")
+}
+
+fn has_failed(one: &&Try) -> bool {
+    one.outcome.as_deref() == Some("failed")
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn claim_of(one: &Try) -> Claim {

@@ -12,6 +12,7 @@ mod kill_during_upkeep;
 mod lease_expiration;
 mod leases;
 mod llm_cache;
+mod poison_item;
 mod recovery_sweep;
 mod single_flight;
 mod store_lifecycle;
@@ -40,5 +41,6 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Subject> {
         lease_expiration::subject(canary),
         recovery_sweep::subject(canary),
         zombie_worker::subject(canary),
+        poison_item::subject(canary),
     ]
 }
