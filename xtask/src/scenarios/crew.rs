@@ -27,33 +27,33 @@ struct Member {
 }
 
 /// All of them.
-pub(super) struct Crew {
+pub(crate) struct Crew {
     members: Vec<Member>,
     /// The one whose words are waited for next.
     turn: usize,
 }
 
 /// A word of a worker.
-pub(super) struct Word {
+pub(crate) struct Word {
     /// Who said it.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// What was said.
-    pub(super) line: String,
+    pub(crate) line: String,
 }
 
 /// How one is killed.
-pub(super) struct Kill {
+pub(crate) struct Kill {
     /// So long after it was asked for.
-    pub(super) offset: Duration,
+    pub(crate) offset: Duration,
     /// How long it stays dead.
-    pub(super) pause: Duration,
+    pub(crate) pause: Duration,
     /// Whether its next start gives up at once what this one held.
-    pub(super) gives_up: bool,
+    pub(crate) gives_up: bool,
 }
 
 impl Crew {
     /// Starts them all.
-    pub(super) fn start(run: &mut Run, roles: Vec<Stormer>) -> Fallible<Crew> {
+    pub(crate) fn start(run: &mut Run, roles: Vec<Stormer>) -> Fallible<Crew> {
         let mut crew = Crew {
             members: Vec::new(),
             turn: 0,
@@ -74,7 +74,7 @@ impl Crew {
 
     /// Reads what they have said since. When that is nothing it waits for a word of one
     /// of them, at most so long.
-    pub(super) fn listen(&mut self, wait: Duration) -> Fallible<Vec<Word>> {
+    pub(crate) fn listen(&mut self, wait: Duration) -> Fallible<Vec<Word>> {
         let mut words = Vec::new();
         for member in &mut self.members {
             member.listen(Duration::ZERO, &mut words)?;
@@ -88,7 +88,7 @@ impl Crew {
 
     /// Lets those go on, and starts those again, whose time has come. Says who was
     /// started anew and gives up what its earlier starts held, and how many were started.
-    pub(super) fn tend(&mut self, run: &mut Run) -> Fallible<(Vec<String>, u64)> {
+    pub(crate) fn tend(&mut self, run: &mut Run) -> Fallible<(Vec<String>, u64)> {
         let (mut give_up, mut started) = (Vec::new(), 0);
         for member in &mut self.members {
             if member.stopped.is_some_and(|until| until.passed()) {
@@ -106,19 +106,19 @@ impl Crew {
     }
 
     /// How many are at work: alive, and not stopped.
-    pub(super) fn at_work(&self) -> usize {
+    pub(crate) fn at_work(&self) -> usize {
         let at_work = |member: &&Member| member.is_alive() && member.stopped.is_none();
         self.members.iter().filter(at_work).count()
     }
 
     /// Whether all have ended by themselves.
-    pub(super) fn have_ended(&self) -> bool {
+    pub(crate) fn have_ended(&self) -> bool {
         self.members.iter().all(|member| member.ended)
     }
 
     /// Kills one that is alive, stopped or not; what it said last is in the words. Says
     /// who it was, unless there was none or it was done.
-    pub(super) fn kill_one(
+    pub(crate) fn kill_one(
         &mut self,
         rng: &mut Prng,
         how: &Kill,
@@ -146,7 +146,7 @@ impl Crew {
     }
 
     /// Stops one that is at work, for so long. Says whether there was one.
-    pub(super) fn stop_one(&mut self, rng: &mut Prng, pause: Duration) -> Fallible<bool> {
+    pub(crate) fn stop_one(&mut self, rng: &mut Prng, pause: Duration) -> Fallible<bool> {
         let at_work = |member: &Member| member.is_alive() && member.stopped.is_none();
         let Some(member) = self.pick(rng, at_work) else {
             return Ok(false);
@@ -159,7 +159,7 @@ impl Crew {
     }
 
     /// Lets all go on that are stopped, whatever their time.
-    pub(super) fn all_go_on(&mut self) -> Fallible<()> {
+    pub(crate) fn all_go_on(&mut self) -> Fallible<()> {
         self.members.iter_mut().try_for_each(Member::go_on)
     }
 

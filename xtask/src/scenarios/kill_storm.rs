@@ -78,14 +78,16 @@ type Fallible<T> = Result<T, Failure>;
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
     let goal = "8 workers are killed, stopped and restarted at random: every item is done once and rightly";
     Scenario::new(9, "kill-storm", goal, move |run| {
-        let mut storm = Storm::new(run, canary);
+        let items = if run.quick() { ITEMS_QUICK } else { ITEMS };
+        let mut storm = Storm::new(run.dir(), items, canary);
         let result = storm.tell(run);
         storm.figures();
         storm.outcome.after(result)
     })
 }
 
-struct Storm {
+/// A storm, what was told in it, and what comes of it.
+pub(crate) struct Storm {
     db: PathBuf,
     log: PathBuf,
     copy: PathBuf,
@@ -103,17 +105,20 @@ struct Storm {
     storm: Duration,
     lost: usize,
     done: usize,
-    outcome: Outcome,
+    /// Whether attempts may fail: system calls of a worker were made to.
+    pub(crate) may_fail: bool,
+    pub(crate) outcome: Outcome,
 }
 
 impl Storm {
-    fn new(run: &Run, canary: Option<Canary>) -> Storm {
+    /// One that has not begun, in a directory.
+    pub(crate) fn new(dir: &Path, items: u64, canary: Option<Canary>) -> Storm {
         Storm {
-            db: run.dir().join("storm.db"),
-            log: run.dir().join("steps.log"),
-            copy: run.dir().join("storm-backup.db"),
+            db: dir.join("storm.db"),
+            log: dir.join("steps.log"),
+            copy: dir.join("storm-backup.db"),
             canary,
-            items: if run.quick() { ITEMS_QUICK } else { ITEMS },
+            items,
             told: Told::default(),
             given_up: Vec::new(),
             copied: None,
@@ -124,22 +129,14 @@ impl Storm {
             storm: Duration::ZERO,
             lost: 0,
             done: 0,
+            may_fail: false,
             outcome: Outcome::passed(),
         }
     }
 
     fn tell(&mut self, run: &mut Run) -> Fallible<()> {
         self.prepare()?;
-        fs::write(&self.log, "")?;
-        let roles = (1..=PROCESSES).map(|number| Stormer {
-            db: self.db.clone(),
-            log: self.log.clone(),
-            name: format!("worker-{number}"),
-            threads: THREADS,
-            lease_ms: LEASE_MS,
-            gives_up: false,
-            canary: self.canary,
-        });
+        let roles = (1..=PROCESSES).map(|number| self.worker(number, THREADS));
         let mut crew = Crew::start(run, roles.collect())?;
         run.progress("the storm");
         self.rage(run, &mut crew)?;
@@ -149,8 +146,22 @@ impl Storm {
         self.judge(run)
     }
 
-    /// Items with a task each, in one commit.
-    fn prepare(&self) -> Fallible<()> {
+    /// One of the workers.
+    pub(crate) fn worker(&self, number: u64, threads: usize) -> Stormer {
+        Stormer {
+            db: self.db.clone(),
+            log: self.log.clone(),
+            name: format!("worker-{number}"),
+            threads,
+            lease_ms: LEASE_MS,
+            gives_up: false,
+            canary: self.canary,
+        }
+    }
+
+    /// Items with a task each, in one commit, and an empty log.
+    pub(crate) fn prepare(&self) -> Fallible<()> {
+        fs::write(&self.log, "")?;
         let store = SqliteStore::open(Config::at(&self.db))?;
         let mut commit = Commit::new();
         for number in 0..self.items {
@@ -238,8 +249,22 @@ impl Storm {
         }
     }
 
+    /// A worker has said all this and is dead, by itself or not.
+    pub(crate) fn has_died(&mut self, name: &str, lines: &[String]) -> Fallible<()> {
+        for line in lines {
+            self.told.heed(name, line)?;
+        }
+        self.told.died(name, true_now_us());
+        Ok(())
+    }
+
+    /// From now on a later start of this worker may give up what it held.
+    pub(crate) fn gives_up(&mut self, name: &str) {
+        self.given_up.push((name.to_owned(), true_now_us()));
+    }
+
     /// Everybody goes on or is started again, and ends by itself.
-    fn calm(&mut self, run: &mut Run, crew: &mut Crew) -> Fallible<()> {
+    pub(crate) fn calm(&mut self, run: &mut Run, crew: &mut Crew) -> Fallible<()> {
         crew.all_go_on()?;
         let deadline = Deadline::after(PATIENCE);
         while !crew.have_ended() {
@@ -283,7 +308,8 @@ impl Storm {
         Ok(())
     }
 
-    fn judge(&mut self, run: &Run) -> Fallible<()> {
+    /// Reads the file and the log.
+    pub(crate) fn judge(&mut self, run: &Run) -> Fallible<()> {
         let wreck = Wreck::open(&self.db, run.dir())?;
         for problem in wreck.problems()? {
             self.outcome.violate(problem);
@@ -321,6 +347,7 @@ impl Storm {
                 committed: committed(&wreck, &task, number)?,
                 done: of(&done),
                 acked: of(told),
+                may_fail: self.may_fail,
             };
             for broken in stormed.judge(item) {
                 self.outcome.violate(broken);
@@ -331,10 +358,12 @@ impl Storm {
                     format!("{task} is {status:?}")
                 });
         }
-        if self.outcome.verdict == Verdict::Passed {
-            self.look_at_copy(run)?;
+        match self.copied.take() {
+            Some(acked) if self.outcome.verdict == Verdict::Passed => {
+                self.look_at_copy(run, &acked)
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Nobody lost a lease before its deadline, unless a later start of its holder
@@ -355,7 +384,7 @@ impl Storm {
     }
 
     /// The backup is sound, of one moment, and has what was acknowledged before it.
-    fn look_at_copy(&mut self, run: &Run) -> Fallible<()> {
+    fn look_at_copy(&mut self, run: &Run, before: &[Step]) -> Fallible<()> {
         let wreck = Wreck::open(&self.copy, run.dir())?;
         for problem in wreck.problems()? {
             self.outcome.violate(format!("in the backup: {problem}"));
@@ -369,7 +398,6 @@ impl Storm {
             let task = TaskId::new(format!("task {number}"))?;
             steps.extend(committed(&wreck, &task, number)?);
         }
-        let before = self.copied.take().unwrap_or_default();
         let missing = before.iter().filter(|step| !steps.contains(step)).count();
         self.outcome.check(missing == 0, || {
             format!("the backup lacks {missing} steps that were acknowledged before it")
@@ -381,7 +409,8 @@ impl Storm {
         Ok(())
     }
 
-    fn figures(&mut self) {
+    /// What happened, in numbers.
+    pub(crate) fn figures(&mut self) {
         let outcome = &mut self.outcome;
         outcome.metric("items", self.items);
         outcome.metric("kills", self.kills);

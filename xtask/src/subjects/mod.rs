@@ -9,6 +9,7 @@ mod end_to_end;
 mod in_doubt;
 mod kill_9_recovery;
 mod kill_during_upkeep;
+mod kill_storm;
 mod lease_expiration;
 mod leases;
 mod llm_cache;
@@ -41,6 +42,7 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Subject> {
         lease_expiration::subject(canary),
         recovery_sweep::subject(canary),
         zombie_worker::subject(canary),
+        kill_storm::subject(canary),
         poison_item::subject(canary),
     ]
 }
