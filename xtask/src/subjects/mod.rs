@@ -30,19 +30,17 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Subject> {
     vec![
         kill_9_recovery::subject(canary),
         concurrent_checkpoints::subject(canary),
+        lease_expiration::subject(canary),
+        recovery_sweep::subject(canary),
         llm_cache::subject(canary),
         tool_replay::subject(canary),
         end_to_end::subject(canary),
+        zombie_worker::subject(canary),
+        kill_storm::subject(canary),
+        poison_item::subject(canary),
         in_doubt::subject(canary),
         single_flight::subject(canary),
         kill_during_upkeep::subject(canary),
         store_lifecycle::subject(canary),
-    ]
-    vec![lease_expiration::subject(canary)]
-        lease_expiration::subject(canary),
-        recovery_sweep::subject(canary),
-        zombie_worker::subject(canary),
-        kill_storm::subject(canary),
-        poison_item::subject(canary),
     ]
 }
