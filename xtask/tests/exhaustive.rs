@@ -68,7 +68,9 @@ fn a_name_that_cannot_be_struck_is_refused_with_those_that_can() {
         let finished = run(&["chaos", wish, "--exhaustive"]);
         assert_eq!(code(&finished), 2);
         let words = text(&finished.stderr);
-        let begin = format!("error: {wish:?} cannot be struck exhaustively; these can: 1 kill-9-recovery, ");
+        let begin = format!(
+            "error: {wish:?} cannot be struck exhaustively; these can: 1 kill-9-recovery, "
+        );
         assert!(words.starts_with(&begin), "{words}");
         assert!(finished.stdout.is_empty());
     }
@@ -97,8 +99,15 @@ fn a_strike_that_nobody_makes_again_passes_and_one_that_is_not_reached_says_so()
     let words = "chaos 1 --exhaustive --size 1 --seed 8141 --strike";
     let none = report(&format!("{words} none"), artifacts.path(), 0);
     assert_eq!(none["subjects"][0]["passed"], 1);
-    let point = report(&format!("{words} point:store.before_commit#2"), artifacts.path(), 0);
-    assert_eq!(point["subjects"][0]["runs"][0]["hit"], "store.before_commit");
+    let point = report(
+        &format!("{words} point:store.before_commit#2"),
+        artifacts.path(),
+        0,
+    );
+    assert_eq!(
+        point["subjects"][0]["runs"][0]["hit"],
+        "store.before_commit"
+    );
     let missed = report(&format!("{words} point:nowhere#1"), artifacts.path(), 2);
     let problem = missed["subjects"][0]["problems"][0].as_str().unwrap();
     assert_eq!(problem, "point:nowhere#1 was not reached");

@@ -168,6 +168,11 @@ impl Agent {
         if let Some(part) = late {
             store.commit(part.into())?;
         }
+        // One that was killed after its success has nothing to add.
+        if status == TaskStatus::Succeeded {
+            say("done")?;
+            return Ok(());
+        }
         store.commit(
             Commit::new().part(SetTaskStatus::new(task, TaskStatus::Succeeded).reason("done")),
         )?;
