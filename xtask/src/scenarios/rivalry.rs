@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use agentos_chaos::{Failure, Run};
+use agentos_chaos::{Failure, Run, Victim};
 use agentos_core::{
     Commit, Deadline, LeaseStorage, NewTask, NewWorkItem, Storage, TaskId, Timestamp, WorkFilter,
 };
@@ -30,7 +30,7 @@ const ATTEMPTS_MAX: u32 = 100;
 type Fallible<T> = Result<T, Failure>;
 
 /// Makes the file: items with a task each, due as `due` says; the payload says it too.
-pub(super) fn prepare(db: &Path, items: u64, due: impl Fn(u64) -> Timestamp) -> Fallible<()> {
+pub(crate) fn prepare(db: &Path, items: u64, due: impl Fn(u64) -> Timestamp) -> Fallible<()> {
     let store = SqliteStore::open(Config::at(db))?;
     let mut commit = Commit::new();
     for number in 0..items {
@@ -48,10 +48,9 @@ pub(super) fn prepare(db: &Path, items: u64, due: impl Fn(u64) -> Timestamp) -> 
 }
 
 /// Runs the processes, from one gate to the end of each.
-pub(super) fn run_rivals(run: &mut Run, rivals: Vec<Rival>) -> Fallible<Told> {
-    let mut told = Told::default();
+pub(crate) fn run_rivals(run: &mut Run, rivals: Vec<Rival>, told: &mut Told) -> Fallible<()> {
     let Some(first) = rivals.first() else {
-        return Ok(told);
+        return Ok(());
     };
     let gate = File::create(&first.gate)?;
     gate.lock()?;
@@ -64,6 +63,11 @@ pub(super) fn run_rivals(run: &mut Run, rivals: Vec<Rival>) -> Fallible<Told> {
         victim.wait_for_line("ready", PATIENCE, |line| line == "ready")?;
     }
     gate.unlock()?;
+    hear(victims, told)
+}
+
+/// Hears processes that are at work, each to its end.
+pub(crate) fn hear(mut victims: Vec<(String, Victim)>, told: &mut Told) -> Fallible<()> {
     let deadline = Deadline::after(PATIENCE);
     while !victims.is_empty() {
         if deadline.passed() {
@@ -79,11 +83,11 @@ pub(super) fn run_rivals(run: &mut Run, rivals: Vec<Rival>) -> Fallible<Told> {
         }
         victims = at_work;
     }
-    Ok(told)
+    Ok(())
 }
 
 /// How long a process is given each of its leases, in microseconds.
-pub(super) fn lease_of(rivals: &[Rival]) -> impl Fn(&str) -> Moment + use<> {
+pub(crate) fn lease_of(rivals: &[Rival]) -> impl Fn(&str) -> Moment + use<> {
     let lease = |rival: &Rival| {
         let micros = i64::try_from(rival.lease_ms * 1000).unwrap_or(i64::MAX);
         (rival.name.clone(), micros)
@@ -98,7 +102,7 @@ pub(super) fn lease_of(rivals: &[Rival]) -> impl Fn(&str) -> Moment + use<> {
 
 /// Waits until every lease has run out by this store's clock, and takes them all
 /// away; says how many that were.
-pub(super) fn sweep_the_rest(store: &Arc<SqliteStore>) -> Fallible<u64> {
+pub(crate) fn sweep_the_rest(store: &Arc<SqliteStore>) -> Fallible<u64> {
     let deadline = Deadline::after(PATIENCE);
     let storage = Arc::clone(store) as Arc<dyn Storage>;
     let sweep = RecoverySweep::new(storage, SweepConfig::default());

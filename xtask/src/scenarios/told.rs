@@ -24,27 +24,27 @@ type Fallible<T> = Result<T, Failure>;
 
 /// What was told so far.
 #[derive(Default)]
-pub(super) struct Told {
+pub(crate) struct Told {
     record: Record,
     /// Each victim's start that speaks now.
     process: BTreeMap<String, String>,
     /// Leases that sweeps took away.
-    pub(super) taken: Vec<Taken>,
+    pub(crate) taken: Vec<Taken>,
     /// What leases said of their moments.
-    pub(super) texts: Vec<Texts>,
+    pub(crate) texts: Vec<Texts>,
     /// Steps that were acknowledged.
-    pub(super) steps: Vec<Step>,
+    pub(crate) steps: Vec<Step>,
     /// How many lost leases the processes took away, as their stores counted.
-    pub(super) recovered: u64,
+    pub(crate) recovered: u64,
     /// How often a clock jumped.
-    pub(super) jumps: u64,
+    pub(crate) jumps: u64,
     /// How often a store was busy.
-    pub(super) busy: u64,
+    pub(crate) busy: u64,
 }
 
 impl Told {
     /// Takes a line of a victim.
-    pub(super) fn heed(&mut self, victim: &str, line: &str) -> Fallible<()> {
+    pub(crate) fn heed(&mut self, victim: &str, line: &str) -> Fallible<()> {
         if let Some(process) = line.strip_prefix("process ") {
             self.process.insert(victim.to_owned(), process.to_owned());
         } else if let Some(ack) = line.strip_prefix("ack ") {
@@ -74,19 +74,19 @@ impl Told {
     }
 
     /// A victim was killed and is known to be dead.
-    pub(super) fn died(&mut self, victim: &str, at: Moment) {
+    pub(crate) fn died(&mut self, victim: &str, at: Moment) {
         if let Some(process) = self.process.remove(victim) {
             self.record.died(&process, at);
         }
     }
 
     /// The history, with what the file says of its items; the rest stays.
-    pub(super) fn history(&mut self, found: BTreeMap<WorkItemId, FoundItem>) -> History {
+    pub(crate) fn history(&mut self, found: BTreeMap<WorkItemId, FoundItem>) -> History {
         std::mem::take(&mut self.record).with(found)
     }
 
     /// What must be true whatever clocks say.
-    pub(super) fn judge(&self, history: &History, work: &Work, outcome: &mut Outcome) {
+    pub(crate) fn judge(&self, history: &History, work: &Work, outcome: &mut Outcome) {
         for broken in judge_history(history) {
             outcome.violate(broken.to_string());
         }
@@ -98,14 +98,14 @@ impl Told {
 }
 
 /// The leases that were lost, as the attempts say.
-pub(super) fn lost(work: &Work) -> Vec<Claim> {
+pub(crate) fn lost(work: &Work) -> Vec<Claim> {
     let tries = work.tries.iter();
     let lost = tries.filter(|one| one.outcome.as_deref() == Some("expired"));
     lost.map(|one| one.claim.clone()).collect()
 }
 
 /// How many operations of a history are of this kind and were answered so.
-pub(super) fn count(history: &History, which: impl Fn(&Call, &Reply) -> bool) -> u64 {
+pub(crate) fn count(history: &History, which: impl Fn(&Call, &Reply) -> bool) -> u64 {
     let answered = history.operations.iter().filter(|operation| {
         let reply = operation.reply.as_ref();
         reply.is_some_and(|(_, reply)| which(&operation.call, reply))
@@ -114,7 +114,7 @@ pub(super) fn count(history: &History, which: impl Fn(&Call, &Reply) -> bool) ->
 }
 
 /// The leases that processes of this name were given before a moment.
-pub(super) fn given_to(history: &History, name: &str, before: Moment) -> Vec<Fence> {
+pub(crate) fn given_to(history: &History, name: &str, before: Moment) -> Vec<Fence> {
     let begins = format!("{name} (");
     let of = history.operations.iter();
     let of = of.filter(|one| one.began < before && one.process.starts_with(&begins));
@@ -130,7 +130,7 @@ pub(super) fn given_to(history: &History, name: &str, before: Moment) -> Vec<Fen
 
 /// Every item as the store gives it, with what was written under its leases: the
 /// checkpoints of its task, by the digests of their states.
-pub(super) fn found(store: &SqliteStore) -> Fallible<BTreeMap<WorkItemId, FoundItem>> {
+pub(crate) fn found(store: &SqliteStore) -> Fallible<BTreeMap<WorkItemId, FoundItem>> {
     let mut all = BTreeMap::new();
     for status in WorkItemStatus::ALL {
         for summary in store.work_items(*status, None, PAGE)?.items {
@@ -157,7 +157,7 @@ pub(super) fn found(store: &SqliteStore) -> Fallible<BTreeMap<WorkItemId, FoundI
 
 /// Reads every line that a victim has printed since, and waits for the first at most
 /// so long. Says whether it has ended, by itself or killed by us.
-pub(super) fn listen_to(
+pub(crate) fn listen_to(
     victim: &mut Victim,
     mut wait: Duration,
     mut heed: impl FnMut(String) -> Fallible<()>,

@@ -4,6 +4,7 @@
 //! A subject has the name of its scenario. One file each: what the victim does, how
 //! the directory is made ready, and what must hold after it was struck anywhere.
 
+mod clock_jump;
 mod concurrent_checkpoints;
 mod end_to_end;
 mod in_doubt;
@@ -17,6 +18,7 @@ mod poison_item;
 mod recovery_sweep;
 mod single_flight;
 mod store_lifecycle;
+mod sweep_race;
 mod tool_replay;
 mod zombie_worker;
 
@@ -38,6 +40,8 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Subject> {
         zombie_worker::subject(canary),
         kill_storm::subject(canary),
         poison_item::subject(canary),
+        clock_jump::subject(canary),
+        sweep_race::subject(canary),
         in_doubt::subject(canary),
         single_flight::subject(canary),
         kill_during_upkeep::subject(canary),

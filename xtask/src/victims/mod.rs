@@ -115,6 +115,8 @@ pub(crate) enum Role {
     Zombie(Zombie),
     /// Claims, renews, sweeps and completes the same items as others.
     Rival(Rival),
+    /// Is one rival after the other.
+    Rivals(Vec<Rival>),
     /// Works in the kill storm.
     Stormer(Stormer),
     /// Opens a store, and says so before and after.
@@ -145,6 +147,7 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Tooler(tooler) => tooler.run(),
         Role::Zombie(zombie) => zombie.run(),
         Role::Rival(rival) => rival.run(),
+        Role::Rivals(rivals) => rivals.iter().try_for_each(Rival::run),
         Role::Stormer(stormer) => stormer.run(),
         Role::Open { db } => {
             say("open")?;

@@ -38,11 +38,9 @@ const RENEWALS_MAX: u64 = 3;
 const RENEWALS_MAX_UNDER_JUMPS: u64 = 1;
 /// How near to the deadline a late renewal comes, before or after it.
 const CLOSE_US: i64 = 3_000;
-/// Looks in a row that may bring nothing before it gives up: whatever is left is not
-/// for its clocks. A look lasts a millisecond or more when there is nothing to do.
-const FRUITLESS_MAX: u32 = 400;
-/// Longest sleep when there is nothing to do.
-const NAP: Duration = Duration::from_millis(1);
+/// Milliseconds of looks in a row that may bring nothing before it gives up: whatever is
+/// left is not for its clocks. A look lasts a nap or more when there is nothing to do.
+const FRUITLESS_MAX_MS: u64 = 400;
 /// How far clocks jump.
 const JUMP_MAX_US: i64 = 6 * HOUR_US;
 /// By so much every deadline clock is ahead that may jump, so that none falls below
@@ -66,6 +64,8 @@ pub(crate) struct Rival {
     pub(crate) leases: u64,
     /// How long each lasts, in milliseconds.
     pub(crate) lease_ms: u64,
+    /// Longest sleep when there is nothing to do, in milliseconds.
+    pub(crate) nap_ms: u64,
     /// How many of 100 leases end with a completion.
     pub(crate) completes: u64,
     /// Which of its clocks jump.
@@ -120,7 +120,7 @@ struct Life<'r> {
     leases: LeaseManager,
     fates: Vec<Fate>,
     taken: u64,
-    fruitless: u32,
+    fruitless: u64,
 }
 
 impl Rival {
@@ -167,7 +167,8 @@ impl Rival {
 
 impl Life<'_> {
     fn goes_on(&self) -> bool {
-        (self.taken < self.rival.leases && self.fruitless < FRUITLESS_MAX) || !self.fates.is_empty()
+        (self.taken < self.rival.leases && self.fruitless * self.rival.nap_ms < FRUITLESS_MAX_MS)
+            || !self.fates.is_empty()
     }
 
     fn step(&mut self) -> Result<(), Box<dyn Error>> {
@@ -191,10 +192,11 @@ impl Life<'_> {
         }
         self.fruitless += 1;
         let next = self.fates.iter().map(|fate| fate.next_us).min();
-        let left = next.map_or(NAP, |next| {
+        let nap = Duration::from_millis(self.rival.nap_ms);
+        let left = next.map_or(nap, |next| {
             Duration::from_micros(u64::try_from(next - true_now_us()).unwrap_or(0))
         });
-        thread::park_timeout(left.min(NAP));
+        thread::park_timeout(left.min(nap));
         Ok(())
     }
 
