@@ -53,6 +53,7 @@ pub(super) fn sweep(
     }
     let mut swept = Swept {
         found: u32::try_from(chosen.len()).unwrap_or(u32::MAX),
+        more: u32::try_from(chosen.len()) == Ok(request.rows),
         ..Swept::default()
     };
     for row in chosen {

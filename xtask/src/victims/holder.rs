@@ -92,8 +92,10 @@ impl Holder {
             for (one, answer) in held.iter_mut().zip(renewed) {
                 one.deadline_us = answer.map_err(StorageError::from)?.deadline.micros;
             }
-            for one in &held {
-                ack(one)?;
+            if self.canary != Some(Canary::AckBeforeCommit) {
+                for one in &held {
+                    ack(one)?;
+                }
             }
         }
         say("waiting")?;
