@@ -7,7 +7,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use agentos_chaos::report::crash::{Fate, terminal};
+use agentos_chaos::report::crash::terminal;
 use agentos_chaos::{
     Aftermath, Chaos, ChaosReport, Config, Family, Outcome, Run, ScenarioResult, Strike, Subject,
     Verdict, VictimSpec,
@@ -99,27 +99,23 @@ fn typed(line: &str) -> (Strike, u64) {
     (strike, after("--size ").parse().unwrap())
 }
 
-/// Nothing is found, and no call was left out.
-fn survives(config: &Config) {
+/// Nothing is found at this size, and no call was left out.
+fn survives(config: &Config, size: u64) {
     let dir = TempDir::new().unwrap();
-    let report = drive(config, &dir).run();
+    let report = drive(config, &dir).size(size).run();
     report.assert_passed();
-    let text = terminal::render(&report);
-    assert_eq!(report.count(Fate::Missed), missed_kills(&report), "{text}");
-    assert!(report.coverage.iter().any(|one| one.family == Family::Call));
-    for one in &report.coverage {
-        let reached = one.planned == one.hit || one.family == Family::Kill;
-        assert!(reached && one.violated == 0, "{one:?}\n{text}");
+    let calls = report.coverage.iter();
+    let calls = calls.filter(|one| one.family == Family::Call && one.counted > 0);
+    let mut kinds = 0;
+    for one in calls {
+        assert_eq!(
+            (one.planned, one.hit),
+            (2 * one.counted, 2 * one.counted),
+            "{one:?}"
+        );
+        kinds += 1;
     }
-}
-
-/// A kill may come too late: its moment is the scheduler's as well.
-fn missed_kills(report: &ChaosReport) -> usize {
-    let kills = report
-        .runs
-        .iter()
-        .filter(|run| run.strike.family() == Family::Kill);
-    kills.filter(|run| run.fate() == Fate::Missed).count()
+    assert!(kinds > 0, "{}", terminal::render(&report));
 }
 
 #[test]
@@ -131,7 +127,7 @@ fn a_log_that_is_acknowledged_before_it_is_written_is_found() {
 
 #[test]
 fn a_log_that_is_acknowledged_when_it_is_written_survives() {
-    survives(&example("append-log/good.toml"));
+    survives(&example("append-log/good.toml"), 5);
 }
 
 #[test]
@@ -146,7 +142,7 @@ fn a_json_file_that_is_written_over_is_found() {
 #[test]
 fn a_json_file_that_is_put_in_place_survives() {
     if python().is_some() {
-        survives(&example("save-json/good.toml"));
+        survives(&example("save-json/good.toml"), 2);
     }
 }
 
@@ -158,7 +154,7 @@ fn two_inserts_apart_are_found() {
 
 #[test]
 fn two_inserts_together_survive() {
-    survives(&example("two-inserts/good.toml"));
+    survives(&example("two-inserts/good.toml"), 1);
 }
 
 /// The same program without a file, as a test of its own project has it.

@@ -7,4 +7,4 @@ path, size = sys.argv[1], int(sys.argv[2])
 for count in range(1, size + 1):
     with open(path, "w") as file:
         json.dump({"count": count}, file)
-    print("ack", count, flush=True)
+    print(f"ack {count}", flush=True)

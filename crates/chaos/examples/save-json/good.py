@@ -22,4 +22,4 @@ def save(path, state):
 path, size = sys.argv[1], int(sys.argv[2])
 for count in range(1, size + 1):
     save(path, {"count": count})
-    print("ack", count, flush=True)
+    print(f"ack {count}", flush=True)
