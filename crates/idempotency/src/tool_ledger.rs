@@ -147,8 +147,7 @@ impl ToolLedger {
     pub fn begin(&self, call: &ToolCall) -> Result<Started, ToolError> {
         call.check()?;
         let identity = call.identity()?;
-        let on_failure = call.policy_of_failures();
-        let on_failure = on_failure.unwrap_or(self.inner.config.on_failure);
+        let on_failure = self.policy_of_failures(call);
         if let Some(answer) = self.recorded(&identity, on_failure)? {
             return Ok(Started::Replay(answer));
         }
@@ -183,7 +182,7 @@ impl ToolLedger {
                         continue; // what is replayed has an outcome
                     };
                     let record = read(&identity.key, &found)?;
-                    let is_failure = is_ordinary_failure(&record);
+                    let is_failure = record.is_ordinary_failure();
                     let seen = found.view.token;
                     // What others recorded since it looked is as new as what it would run.
                     let is_first = failure.is_none() && !has_waited;
@@ -311,6 +310,12 @@ impl ToolLedger {
         Ok(())
     }
 
+    /// What is done with a recorded failure of this call.
+    pub(crate) fn policy_of_failures(&self, call: &ToolCall) -> OnFailure {
+        call.policy_of_failures()
+            .unwrap_or(self.inner.config.on_failure)
+    }
+
     pub(crate) fn counters(&self) -> &LedgerCounters {
         &self.inner.counters
     }
@@ -350,7 +355,7 @@ impl ToolLedger {
             return Ok(None);
         }
         let record = read(&identity.key, &found)?;
-        if is_ordinary_failure(&record) && on_failure == OnFailure::RunAgain {
+        if record.is_ordinary_failure() && on_failure == OnFailure::RunAgain {
             return Ok(None);
         }
         let key = identity.key.clone();
@@ -428,14 +433,6 @@ impl ToolLedger {
                 output: None,
             }),
         }
-    }
-}
-
-/// Whether it is a failure that policy may run again: one that was given up never is.
-fn is_ordinary_failure(record: &ToolRecord) -> bool {
-    match record {
-        ToolRecord::Outcome(outcome) => matches!(outcome, ToolOutcome::Failed { .. }),
-        ToolRecord::TooLarge(large) => large.failure.is_some(),
     }
 }
 

@@ -7,6 +7,7 @@
 mod doubt;
 mod others;
 mod recording;
+mod steps;
 
 use std::path::PathBuf;
 use std::sync::Arc;

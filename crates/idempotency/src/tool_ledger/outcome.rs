@@ -224,6 +224,14 @@ impl ToolRecord {
         }
     }
 
+    /// Whether it is a failure that policy may run again: one that was given up never is.
+    pub(crate) fn is_ordinary_failure(&self) -> bool {
+        match self {
+            ToolRecord::Outcome(outcome) => matches!(outcome, ToolOutcome::Failed { .. }),
+            ToolRecord::TooLarge(large) => large.failure.is_some(),
+        }
+    }
+
     /// As it is handed to the store: it counts for ever.
     pub fn to_outcome(&self) -> NewOutcome {
         NewOutcome {

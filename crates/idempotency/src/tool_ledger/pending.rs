@@ -118,7 +118,7 @@ impl PendingOutcome {
         let counters = self.guard.ledger().counters();
         let failed = self.record.status() == KeyStatus::Failed;
         counters.failures.add(u64::from(failed));
-        keep(self.turn);
+        keep(self.turn, self.record.is_ordinary_failure());
         self.guard.release();
         self.answer
     }

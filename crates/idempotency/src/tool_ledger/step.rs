@@ -2,7 +2,8 @@
 //!
 //! The n-th identical call of a step is a call of its own, and the same one after a
 //! restart, when the step is made again. A call that was not made, or of which nobody
-//! knows, does not count: the next identical one is that call once more.
+//! knows, does not count: the next identical one is that call once more. Nor does one that
+//! failed, where a failure is to be run again: what is asked for after it is that call.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,14 +14,24 @@ use parking_lot::Mutex;
 use super::ToolLedger;
 use super::call::ToolCall;
 use super::error::{ToolError, ToolFailure};
-use super::outcome::ToolOutput;
+use super::outcome::{ToolOutcome, ToolOutput};
 use super::pending::Prepared;
+use super::policy::OnFailure;
 use super::running::{CallContext, Started, ToolAnswer};
 use crate::limits::CALLS_PER_STEP_MAX;
 
 /// A step of a task, made by [`ToolLedger::step`]. Its clones count together.
 ///
 /// Making it anew counts from the beginning: make it once for each run of the step.
+///
+/// A call counts once its outcome stands. A failure that is to be run again
+/// ([`OnFailure::RunAgain`]) does not: who asks again after it asks for the same call, so
+/// that a retry that succeeded is what a restart replays. With [`OnFailure::Replay`] a
+/// failure counts like a success, and the next identical call is another one.
+///
+/// Identical calls that are made at the same time are told apart by when they arrive: which
+/// of the callers has the first of them is not said, and may be another one after a restart.
+/// Where that matters, let each name its [`ToolCall::occurrence`] to the ledger itself.
 #[derive(Debug, Clone)]
 pub struct Step {
     ledger: ToolLedger,
@@ -109,26 +120,28 @@ impl Step {
         let turn = if call.has_own_key() {
             None
         } else {
-            let turn = self.turn(&call)?;
+            let policy = self.ledger.policy_of_failures(&call);
+            let turn = self.turn(&call, policy)?;
             call = call.occurrence(turn.occurrence);
             Some(turn)
         };
         match self.ledger.begin(&call) {
             Ok(Started::Run(running)) => Ok(Started::Run(Box::new(running.with_turn(turn)))),
             Ok(Started::Replay(answer)) => {
-                keep(turn);
+                let failed = matches!(answer.outcome, ToolOutcome::Failed { .. });
+                keep(turn, failed);
                 Ok(Started::Replay(answer))
             }
             Err(error) => {
-                if error.happened() {
-                    keep(turn);
+                if let ToolError::TooLarge { large, .. } = &error {
+                    keep(turn, large.failure.is_some());
                 }
                 Err(error)
             }
         }
     }
 
-    fn turn(&self, call: &ToolCall) -> Result<Turn, ToolError> {
+    fn turn(&self, call: &ToolCall, on_failure: OnFailure) -> Result<Turn, ToolError> {
         // The key of the first of them names them all.
         let first = call.clone().occurrence(1).identity()?;
         let call = Digest::of(first.key.as_str().as_bytes());
@@ -150,6 +163,7 @@ impl Step {
             seen: Arc::clone(&self.seen),
             call,
             occurrence,
+            on_failure,
             is_kept: false,
         })
     }
@@ -162,13 +176,15 @@ pub(crate) struct Turn {
     seen: Arc<Mutex<HashMap<Digest, Occurrences>>>,
     call: Digest,
     occurrence: u64,
+    on_failure: OnFailure,
     is_kept: bool,
 }
 
-/// The call was made: the next identical one is another one.
-pub(crate) fn keep(turn: Option<Turn>) {
+/// The call was made: the next identical one is another one, unless this one failed and is
+/// to be run again.
+pub(crate) fn keep(turn: Option<Turn>, failed: bool) {
     if let Some(mut turn) = turn {
-        turn.is_kept = true;
+        turn.is_kept = !failed || turn.on_failure == OnFailure::Replay;
     }
 }
 
