@@ -93,7 +93,8 @@ impl ToolCall {
         self
     }
 
-    /// It is the same call for all tasks and steps.
+    /// It is the same call for all tasks and steps, however often each asks for it: a
+    /// [`Step`](super::Step) does not count it.
     #[must_use]
     pub fn shared(mut self) -> ToolCall {
         self.scope = Some(Scope::Shared);
@@ -254,8 +255,9 @@ impl ToolCall {
         self.scope.is_some()
     }
 
-    pub(crate) fn has_own_key(&self) -> bool {
-        self.own_key.is_some()
+    /// Whether a step does not count it: it says itself which one it is.
+    pub(crate) fn is_one_for_all(&self) -> bool {
+        self.own_key.is_some() || self.is_shared()
     }
 
     /// What operators are told beside tool, task and arguments.

@@ -32,6 +32,9 @@ use crate::limits::CALLS_PER_STEP_MAX;
 /// Identical calls that are made at the same time are told apart by when they arrive: which
 /// of the callers has the first of them is not said, and may be another one after a restart.
 /// Where that matters, let each name its [`ToolCall::occurrence`] to the ledger itself.
+///
+/// Calls that are [shared](ToolCall::shared) and calls with a
+/// [key of their own](ToolCall::own_key) are not counted: asked for twice they are the same.
 #[derive(Debug, Clone)]
 pub struct Step {
     ledger: ToolLedger,
@@ -117,7 +120,7 @@ impl Step {
         if let (Some(lease), None) = (self.under, call.fence()) {
             call = call.under(lease);
         }
-        let turn = if call.has_own_key() {
+        let turn = if call.is_one_for_all() {
             None
         } else {
             let policy = self.ledger.policy_of_failures(&call);
