@@ -164,8 +164,8 @@ impl ToolLedger {
         let mut has_waited = false;
         let mut doubt = String::from("others keep on changing it");
         for _ in 0..LOOKS_PER_CALL_MAX {
-            request.on_recorded = match failure {
-                Some(seen) => OnRecorded::RunFailureAgain(seen),
+            request.on_recorded = match &failure {
+                Some((seen, _)) => OnRecorded::RunFailureAgain(*seen),
                 None => OnRecorded::Replay,
             };
             let mut begin = self.ask(&request, Duration::ZERO)?;
@@ -176,7 +176,10 @@ impl ToolLedger {
                 begin = self.ask(&request, deadline.remaining())?;
             }
             match begin {
-                Begin::Execute(permit) => return Ok(Started::Run(Box::new(self.run(permit)))),
+                Begin::Execute(permit) => {
+                    let failure = failure.map(|(_, record)| record);
+                    return Ok(Started::Run(Box::new(self.run(permit, failure))));
+                }
                 Begin::Replay(entry) => {
                     let Some(found) = RecordedKey::of(*entry) else {
                         continue; // what is replayed has an outcome
@@ -187,7 +190,7 @@ impl ToolLedger {
                     // What others recorded since it looked is as new as what it would run.
                     let is_first = failure.is_none() && !has_waited;
                     if is_failure && is_first && on_failure == OnFailure::RunAgain {
-                        failure = Some(seen);
+                        failure = Some((seen, record));
                         continue;
                     }
                     return self
@@ -402,15 +405,18 @@ impl ToolLedger {
         })
     }
 
-    fn run(&self, permit: HeldPermit) -> RunningCall {
+    /// After this failure, if it is the one that the permit was given for.
+    fn run(&self, permit: HeldPermit, failure: Option<ToolRecord>) -> RunningCall {
         let counters = self.counters();
         counters.executions.add(1);
-        match permit.permit().execution {
+        let execution = permit.permit().execution;
+        match execution {
             Execution::TakenOver => counters.retried_in_doubt.add(1),
             Execution::AfterFailure => counters.rerun_failures.add(1),
             _ => {}
         }
-        RunningCall::new(self.clone(), permit)
+        let failure = failure.filter(|_| execution == Execution::AfterFailure);
+        RunningCall::new(self.clone(), permit, failure)
     }
 
     fn replay(

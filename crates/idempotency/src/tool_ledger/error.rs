@@ -21,7 +21,8 @@ pub enum ToolError {
         /// Who.
         holder: Box<PermitHolder>,
     },
-    /// The body says that nothing happened. The call is as if it had never been made.
+    /// The body says that nothing happened. The call is as it was before: never made, or
+    /// failed, with that failure recorded.
     #[error("the tool did nothing: {reason}")]
     NotDone {
         /// Why.

@@ -94,13 +94,20 @@ pub struct RunningCall {
     fence: KeyFence,
     execution: Execution,
     key: IdempotencyKey,
+    /// The failure after which it is run.
+    failure: Option<ToolRecord>,
 }
 
 impl RunningCall {
-    pub(crate) fn new(ledger: ToolLedger, held: HeldPermit) -> RunningCall {
+    pub(crate) fn new(
+        ledger: ToolLedger,
+        held: HeldPermit,
+        failure: Option<ToolRecord>,
+    ) -> RunningCall {
         let permit = held.permit();
         RunningCall {
             turn: None,
+            failure,
             fence: permit.fence,
             execution: permit.execution,
             key: permit.key.clone(),
@@ -181,9 +188,15 @@ impl RunningCall {
         // nobody knows any better: then dropping the guard leaves it in doubt.
         if self.execution != Execution::TakenOver
             && let Some(permit) = self.guard.release()
-            && let Err(error) = ledger.gate().abandon(permit)
         {
-            tracing::warn!(key = %self.key, %error, "a call that did nothing stays pending");
+            let ended = match self.failure {
+                // What is known of it is what was known before.
+                Some(failure) => ledger.gate().finish(permit, failure.to_outcome()),
+                None => ledger.gate().abandon(permit),
+            };
+            if let Err(error) = ended {
+                tracing::warn!(key = %self.key, %error, "a call that did nothing stays pending");
+            }
         }
         ToolError::NotDone { reason }
     }

@@ -117,3 +117,33 @@ fn a_failure_that_is_replayed_counts_as_a_call_of_its_step() {
     }
     assert_eq!(effects.count(), 2);
 }
+
+/// Goal: that a second try did nothing says nothing about the first.
+#[test]
+fn a_failure_that_was_tried_again_and_not_done_is_still_that_failure() {
+    let ground = Ground::new();
+    let ledger = ground.ledger();
+    let failed = ToolOutcome::failed("declined", "charged 5");
+    ledger
+        .execute_or_replay(&call(), |_| {
+            Err(ToolFailure::failed("declined", "charged 5"))
+        })
+        .unwrap();
+    for _ in 0..2 {
+        let refused = ledger.execute_or_replay(&call(), |context| {
+            assert_eq!(context.execution(), Execution::AfterFailure);
+            Err(ToolFailure::not_done("no network"))
+        });
+        let Err(ToolError::NotDone { reason }) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(reason, "no network");
+        let replaying = call().on_failure(OnFailure::Replay);
+        let answer = ground
+            .ledger()
+            .execute_or_replay(&replaying, never)
+            .unwrap();
+        assert_eq!((answer.outcome, answer.replayed), (failed.clone(), true));
+    }
+    assert_eq!((ledger.stats().failures, ledger.stats().not_done), (1, 2));
+}
