@@ -80,6 +80,13 @@ pub enum JsonError {
         /// The number, shortened.
         number: String,
     },
+    /// A value holds a number as a float that stands for many integers: below -2^63, or
+    /// 2^64 and beyond. Which was meant is lost; as text it is exact, so give it as text.
+    #[error("a value holds {number} as a float, and may have lost digits: give it as text")]
+    Inexact {
+        /// The number, as the value has it.
+        number: String,
+    },
     /// It is too long, or nested too deeply.
     #[error(transparent)]
     LimitExceeded(#[from] LimitExceeded),

@@ -18,7 +18,7 @@ use std::fmt;
 
 use agentos_core::{Digest, DigestBuilder, IdempotencyKey, LimitExceeded, TaskId};
 use serde::de::{Error as _, IgnoredAny};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::error::JsonError;
 use crate::limits::{JSON_BYTES_MAX, JSON_DEPTH_MAX};
@@ -28,12 +28,15 @@ use crate::limits::{JSON_BYTES_MAX, JSON_DEPTH_MAX};
 pub struct CanonicalJson(Vec<u8>);
 
 impl CanonicalJson {
-    /// The canonical form of a value. It is as exact as the value is: `serde_json`
-    /// keeps integers beyond 64 bits as floats.
+    /// The canonical form of a value.
+    ///
+    /// `serde_json` keeps integers beyond 64 bits as floats, so that different ones become
+    /// one. A value with a float that may have been such an integer is refused: all of
+    /// 2^64 and more, and of -2^63 and less. [`CanonicalJson::of_text`] takes them exactly.
     ///
     /// # Errors
     ///
-    /// [`JsonError::LimitExceeded`].
+    /// [`JsonError::Inexact`], and [`JsonError::LimitExceeded`].
     pub fn of_value(value: &Value) -> Result<CanonicalJson, JsonError> {
         let mut out = Vec::with_capacity(512);
         write_value(value, 0, &mut out)?;
@@ -56,6 +59,18 @@ impl CanonicalJson {
         };
         walk.value(0)?;
         CanonicalJson::bounded(walk.out)
+    }
+
+    /// The canonical form of JSON text, and the text as a value: what goes by the one
+    /// must be readable by who looks at the other.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`]: also for what a value cannot hold at all, such as `1e400`, or a
+    /// nesting of 128.
+    pub(crate) fn with_value(text: &str) -> Result<(CanonicalJson, Value), JsonError> {
+        let form = CanonicalJson::of_text(text)?;
+        Ok((form, serde_json::from_str(text)?))
     }
 
     /// The canonical form of JSON text, given as bytes.
@@ -129,7 +144,10 @@ fn write_value(value: &Value, depth: usize, out: &mut Vec<u8>) -> Result<(), Jso
         Value::Null => out.extend_from_slice(b"null"),
         Value::Bool(true) => out.extend_from_slice(b"true"),
         Value::Bool(false) => out.extend_from_slice(b"false"),
-        Value::Number(number) => write_number(&number.to_string(), out)?,
+        Value::Number(number) => {
+            refuse_rounded(number)?;
+            write_number(&number.to_string(), out)?;
+        }
         Value::String(text) => write_text(text, out)?,
         Value::Array(items) => {
             let depth = deeper(depth)?;
@@ -161,6 +179,20 @@ fn write_value(value: &Value, depth: usize, out: &mut Vec<u8>) -> Result<(), Jso
         }
     }
     Ok(())
+}
+
+/// Refuses a float that may stand for an integer which no 64 bits hold.
+fn refuse_rounded(number: &Number) -> Result<(), JsonError> {
+    // The float nearest to the first integer that does not fit, at either end.
+    const TOO_LARGE: f64 = 18_446_744_073_709_551_616.0;
+    const TOO_SMALL: f64 = -9_223_372_036_854_775_808.0;
+    match number.as_f64() {
+        Some(float) if number.is_f64() && !(TOO_SMALL < float && float < TOO_LARGE) => {
+            let number = number.to_string();
+            Err(JsonError::Inexact { number })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// So much of a request is shown in an error, at most.

@@ -30,7 +30,12 @@ fuzz_target!(|bytes: &[u8]| {
     let read: Value = serde_json::from_slice(form.as_bytes()).expect("the form is JSON");
     assert_eq!(read, value);
     // A value and its text have one form.
-    let of_value = CanonicalJson::of_value(&value).expect("a value that was read has a form");
+    let of_value = match CanonicalJson::of_value(&value) {
+        Ok(form) => form,
+        // It rounded an integer that is exact as text.
+        Err(JsonError::Inexact { .. }) => return,
+        Err(error) => panic!("a value that was read has a form: {error}"),
+    };
     let text = serde_json::to_string(&value).expect("a value is JSON");
     let of_text = CanonicalJson::of_text(&text).expect("a value is JSON");
     assert_eq!(of_text, of_value);

@@ -132,8 +132,8 @@ impl LlmRequest {
     ///
     /// [`JsonError`] when it is no JSON, or has a member twice.
     pub fn text(provider: impl Into<String>, body: &str) -> Result<LlmRequest, JsonError> {
-        let exact = CanonicalJson::of_text(body)?;
-        let mut request = LlmRequest::json(provider, serde_json::from_str(body)?);
+        let (exact, body) = CanonicalJson::with_value(body)?;
+        let mut request = LlmRequest::json(provider, body);
         request.exact = Some(exact);
         Ok(request)
     }

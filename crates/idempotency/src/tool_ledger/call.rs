@@ -5,6 +5,7 @@
 //! of what is called.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentos_core::limits::ID_BYTES_MAX;
@@ -49,11 +50,15 @@ pub struct ToolCall {
 #[derive(Debug, Clone)]
 enum Arguments {
     Value(Value),
-    Canonical(CanonicalJson),
+    Text(Arc<(CanonicalJson, Value)>),
 }
 
 impl ToolCall {
     /// A call of `tool` with these arguments, the first of its kind.
+    ///
+    /// A value holds integers beyond 64 bits as floats, and different ones become one:
+    /// arguments with such a float are refused when the call is used. Give them to
+    /// [`ToolCall::from_text`].
     pub fn new(tool: impl Into<String>, arguments: Value) -> ToolCall {
         ToolCall::with(tool.into(), Arguments::Value(arguments))
     }
@@ -63,10 +68,11 @@ impl ToolCall {
     ///
     /// # Errors
     ///
-    /// [`JsonError`] when it has no canonical form.
+    /// [`JsonError`] when it has no canonical form, or cannot be read as a value, which a
+    /// probe and a redaction are given: a number beyond all floats, a nesting of 128.
     pub fn from_text(tool: impl Into<String>, arguments: &str) -> Result<ToolCall, JsonError> {
-        let arguments = CanonicalJson::of_text(arguments)?;
-        Ok(ToolCall::with(tool.into(), Arguments::Canonical(arguments)))
+        let arguments = Arc::new(CanonicalJson::with_value(arguments)?);
+        Ok(ToolCall::with(tool.into(), Arguments::Text(arguments)))
     }
 
     fn with(tool: String, arguments: Arguments) -> ToolCall {
@@ -210,14 +216,23 @@ impl ToolCall {
         }
     }
 
-    /// The arguments. As a value they are as exact as a value can be.
+    /// The arguments. As a value they are as exact as a value can be: integers beyond 64
+    /// bits are rounded. [`ToolCall::arguments_text`] is exact.
     pub fn arguments(&self) -> Value {
         match &self.arguments {
             Arguments::Value(value) => value.clone(),
-            Arguments::Canonical(json) => {
-                serde_json::from_slice(json.as_bytes()).unwrap_or(Value::Null)
-            }
+            Arguments::Text(both) => both.1.clone(),
         }
+    }
+
+    /// The arguments as canonical JSON text, with every digit that was given.
+    ///
+    /// # Errors
+    ///
+    /// [`JsonError`] when they have no canonical form.
+    pub fn arguments_text(&self) -> Result<String, JsonError> {
+        let json = self.canonical()?.into_owned();
+        Ok(String::from_utf8(json.into_bytes()).map_err(|error| error.utf8_error())?)
     }
 
     /// The key that it has in the ledger, and that its body is given to hand on.
@@ -282,7 +297,7 @@ impl ToolCall {
     /// The arguments in their canonical form.
     pub(crate) fn canonical(&self) -> Result<Cow<'_, CanonicalJson>, JsonError> {
         match &self.arguments {
-            Arguments::Canonical(json) => Ok(Cow::Borrowed(json)),
+            Arguments::Text(both) => Ok(Cow::Borrowed(&both.0)),
             Arguments::Value(value) => CanonicalJson::of_value(value).map(Cow::Owned),
         }
     }
@@ -354,6 +369,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::error::IdempotencyError;
+    use crate::llm_cache::LlmRequest;
 
     fn task(id: &str) -> TaskId {
         TaskId::new(id).unwrap()
@@ -423,6 +440,44 @@ mod tests {
             of("[123456789012345678901234567890]"),
             of("[123456789012345678901234567891]")
         );
+    }
+
+    #[test]
+    fn what_a_probe_could_not_be_told_is_no_call() {
+        let deep = format!(
+            "{{\"order\":42,\"d\":{}1{}}}",
+            "[".repeat(127),
+            "]".repeat(127)
+        );
+        for text in [r#"{"order":42,"limit":1e400}"#, &deep] {
+            let error = ToolCall::from_text("charge", text).unwrap_err();
+            assert!(matches!(error, JsonError::NotJson(_)), "{error:?}");
+            let error = LlmRequest::text("openai", text).unwrap_err();
+            assert!(matches!(error, JsonError::NotJson(_)), "{error:?}");
+        }
+        let text = r#"{"order":123456789012345678901}"#;
+        let call = ToolCall::from_text("charge", text).unwrap();
+        assert_eq!(call.arguments_text().unwrap(), text);
+        assert_eq!(
+            call.arguments()["order"].as_f64(),
+            Some(123_456_789_012_345_678_901.0)
+        );
+    }
+
+    #[test]
+    fn integers_that_a_value_has_rounded_are_refused() {
+        for number in ["18446744073709551616", "-9223372036854775809", "1e20"] {
+            let value: Value = serde_json::from_str(number).unwrap();
+            let error = ToolCall::new("pay", value.clone()).shared().key();
+            let Err(ToolError::Arguments(JsonError::Inexact { .. })) = error else {
+                panic!("{error:?}");
+            };
+            let request = LlmRequest::chat("openai", "m").parameter("seed", value);
+            let error = request.key().unwrap_err();
+            let IdempotencyError::Json(JsonError::Inexact { .. }) = error else {
+                panic!("{error:?}");
+            };
+        }
     }
 
     #[test]

@@ -72,7 +72,8 @@ impl LedgerConfig {
     }
 
     /// Sees the tool and its arguments before they are kept, and takes out what nobody is
-    /// to see. The call itself and its key stay as they are.
+    /// to see. The call itself and its key stay as they are. It sees integers beyond 64
+    /// bits rounded; arguments in which one is left are not kept.
     #[must_use]
     pub fn redact(
         mut self,

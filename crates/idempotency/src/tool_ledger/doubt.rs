@@ -52,6 +52,7 @@ impl ToolLedger {
                 let question = DoubtfulCall {
                     tool: call.tool().to_owned(),
                     arguments: call.arguments(),
+                    arguments_text: call.arguments_text()?,
                     task: call.task().cloned(),
                     key: identity.key.clone(),
                     holder: holder.clone(),

@@ -148,8 +148,11 @@ impl ToolAnnotations {
 pub struct DoubtfulCall {
     /// The tool.
     pub tool: String,
-    /// The arguments, as they were given.
+    /// The arguments, as exact as a value can be: integers beyond 64 bits are rounded, and
+    /// different ones may look alike.
     pub arguments: Value,
+    /// The arguments as canonical JSON text, with every digit that was given.
+    pub arguments_text: String,
     /// The task that it belongs to; none if it is shared.
     pub task: Option<TaskId>,
     /// The key that its body was given to hand on.

@@ -42,6 +42,7 @@ impl World {
         OnDoubt::verify(move |call: &DoubtfulCall| {
             assert_eq!(call.tool, "charge");
             assert_eq!(call.arguments, json!({"order": 42}));
+            assert_eq!(call.arguments_text, r#"{"order":42}"#);
             assert_eq!(call.task, Some(task()));
             match world.0.lock().unwrap().contains(&call.key.to_string()) {
                 true => Finding::Happened(ToolOutcome::Done("found".into())),
@@ -151,6 +152,23 @@ fn verify_asks_the_world_and_the_effect_happens_exactly_once() {
         let again = ground.ledger().execute_or_replay(&call, never).unwrap();
         assert_eq!(output(&again), found.as_bytes());
     }
+}
+
+#[test]
+fn a_probe_sees_every_digit_of_the_arguments() {
+    let ground = Ground::new();
+    let text = r#"{"order":123456789012345678901}"#;
+    let call = ToolCall::from_text("charge", text).unwrap();
+    let call = call.of_task(&task());
+    lose(&ground, &call);
+    let probe = OnDoubt::verify(move |question: &DoubtfulCall| {
+        assert_eq!(question.arguments_text, text);
+        Finding::Happened(ToolOutcome::Done("found".into()))
+    });
+    let answer = ground
+        .ledger()
+        .execute_or_replay(&call.on_doubt(probe), never);
+    assert_eq!(output(&answer.unwrap()), b"found");
 }
 
 #[test]
