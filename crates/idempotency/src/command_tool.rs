@@ -321,7 +321,7 @@ pub struct CommandAnswer {
     pub replayed: bool,
     /// Program and arguments, as evidence of a checkpoint names them.
     pub executed: Vec<String>,
-    /// How often the call was begun.
+    /// How often the call was begun: see [`ToolAnswer::executions`].
     pub executions: u64,
 }
 

@@ -21,7 +21,9 @@ pub struct ToolAnswer {
     pub replayed: bool,
     /// The key of the call.
     pub key: IdempotencyKey,
-    /// How often the call was begun.
+    /// How often the call was begun, since the ledger knew nothing of it. A call that did
+    /// not happen, as its body, a probe or an operator found out, is forgotten: the next
+    /// one counts from 1.
     pub executions: u64,
 }
 
@@ -225,7 +227,9 @@ impl<'c> CallContext<'c> {
         self.call.execution
     }
 
-    /// How often the call was begun, this time included.
+    /// How often the call was begun, this time included, since the ledger knew nothing of
+    /// it. A call that did not happen, as its body, a probe or an operator found out, is
+    /// forgotten: the next one counts from 1. So 1 does not say that nobody began it before.
     pub fn executions(&self) -> u64 {
         executions(self.call.fence)
     }

@@ -67,7 +67,8 @@ impl CallSummary {
         self.holder().is_some_and(|holder| holder.left.is_none())
     }
 
-    /// How often it was begun.
+    /// How often it was begun, since the ledger knew nothing of it: see
+    /// [`ToolAnswer::executions`](super::ToolAnswer::executions).
     pub fn executions(&self) -> u64 {
         self.key.token.get().unsigned_abs()
     }
