@@ -2,8 +2,8 @@
 //!
 //! Its call is what is run, where, with which chosen environment and input; how long it
 //! may run and how much of its output is kept are not part of it. Whatever it started is
-//! killed when it has ended, when its time is over, when it is cancelled, and, by the
-//! group's guardian, when this process dies.
+//! killed when it has ended, when its time is over, when it is cancelled, when the right to
+//! run it is lost, and, by the group's guardian, when this process dies.
 
 mod outcome;
 
@@ -14,12 +14,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agentos_core::Digest;
-use agentos_process::{CancelToken, CommandSpec, Finished, ProcessError, run, run_until};
+use agentos_process::{CancelToken, CommandSpec, Finished, Outcome, ProcessError, run_while};
 use serde_json::{Value, json};
 
 pub use outcome::{COMMAND_VERSION, CommandEnd, CommandOutcome, MalformedOutcome};
 
-use crate::limits::{COMMAND_OUTPUT_BYTES_DEFAULT, COMMAND_TIMEOUT_DEFAULT};
+use crate::limits::{COMMAND_LOOK_INTERVAL, COMMAND_OUTPUT_BYTES_DEFAULT, COMMAND_TIMEOUT_DEFAULT};
 use crate::tool_ledger::{
     CallContext, Prepared, Step, ToolAnswer, ToolCall, ToolError, ToolFailure, ToolLedger,
     ToolOutcome, ToolOutput,
@@ -233,7 +233,9 @@ impl CommandCall {
         Ok(self.policy.clone().calls(self.name.clone(), arguments))
     }
 
-    /// Runs it, as the body of its call.
+    /// Runs it, as the body of its call. When the right to run it is lost, the permit or
+    /// the lease of a work item, it is killed with all that it started, a moment later, and
+    /// nobody knows what it did.
     ///
     /// # Errors
     ///
@@ -247,11 +249,17 @@ impl CommandCall {
             .spec()
             .map_err(not_run)?
             .env(KEY_VARIABLE, context.idempotency_key());
-        let finished = match cancel {
-            Some(cancel) => run_until(&spec, cancel),
-            None => run(&spec),
-        };
-        self.ended(finished.map_err(not_run)?)
+        let mut is_over = false;
+        let finished = run_while(&spec, cancel, COMMAND_LOOK_INTERVAL, || {
+            is_over = context.is_over();
+            !is_over
+        });
+        let finished = finished.map_err(not_run)?;
+        if is_over && finished.outcome == Outcome::Cancelled {
+            let reason = "the right to run the command was lost, and it was killed";
+            return Err(ToolFailure::unknown(reason));
+        }
+        self.ended(finished)
     }
 
     fn spec(&self) -> Result<CommandSpec, ProcessError> {
@@ -382,8 +390,9 @@ pub enum CommandError {
 impl Step {
     /// Runs a command, or answers with what is recorded, as
     /// [`Step::execute_or_replay`]. When `cancel` is cancelled the command is killed with
-    /// all that it started before this returns. A lease that is lost meanwhile does not
-    /// cancel by itself: who holds one cancels when it is told so.
+    /// all that it started before this returns. So it is when the permit of the call or the
+    /// lease of its work item is lost, which is looked for every 100 ms: the call is in
+    /// doubt then.
     ///
     /// # Errors
     ///

@@ -47,6 +47,8 @@ pub const CALLS_PER_STEP_MAX: usize = 100_000;
 pub const COMMAND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
 /// Bytes of each of a command's two streams that are kept, unless it says otherwise.
 pub const COMMAND_OUTPUT_BYTES_DEFAULT: usize = 4 << 20;
+/// So often it is looked whether the right to run a command is lost meanwhile.
+pub const COMMAND_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often one call looks anew at what others do with it, before it says that it is in
 /// doubt.
 pub(crate) const LOOKS_PER_CALL_MAX: u32 = 16;

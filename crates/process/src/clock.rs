@@ -25,6 +25,14 @@ impl Stopwatch {
 pub(crate) struct Deadline(Option<Instant>);
 
 impl Deadline {
+    /// It never comes.
+    pub(crate) const NEVER: Deadline = Deadline(None);
+
+    /// Whichever comes first.
+    pub(crate) fn earlier(self, other: Deadline) -> Deadline {
+        Deadline([self.0, other.0].into_iter().flatten().min())
+    }
+
     /// The moment `timeout` from now. A timeout beyond the clock's range never
     /// comes.
     pub(crate) fn after(timeout: Duration) -> Deadline {

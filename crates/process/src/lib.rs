@@ -51,5 +51,5 @@ pub use child::{Child, NextLine, Signal, Sink};
 pub use command::CommandSpec;
 pub use error::ProcessError;
 pub use exit::{Exit, Outcome};
-pub use run::{Finished, run, run_until};
+pub use run::{Finished, run, run_until, run_while};
 pub use spawner::{Reaper, Spawner};

@@ -54,7 +54,7 @@ impl Finished {
 /// That the command fails, dies or times out is no error. See [`ProcessError`]
 /// for what is: mostly that it could not be started.
 pub fn run(spec: &CommandSpec) -> Result<Finished, ProcessError> {
-    finish(spec, None)
+    finish(spec, None, None)
 }
 
 /// As [`run`], and kills the whole group at once when `cancel` is cancelled
@@ -65,15 +65,50 @@ pub fn run(spec: &CommandSpec) -> Result<Finished, ProcessError> {
 /// As [`run`]; [`ProcessError::Cancelled`] when it was cancelled before anything was
 /// started.
 pub fn run_until(spec: &CommandSpec, cancel: &CancelToken) -> Result<Finished, ProcessError> {
-    if cancel.is_cancelled() {
+    refuse_cancelled(spec, Some(cancel))?;
+    finish(spec, Some(cancel), None)
+}
+
+/// As [`run_until`], also without a token, and asks `goes_on` at every `interval`
+/// meanwhile. When that says no the whole group is killed, as if it were cancelled.
+///
+/// # Errors
+///
+/// As [`run_until`].
+pub fn run_while(
+    spec: &CommandSpec,
+    cancel: Option<&CancelToken>,
+    interval: Duration,
+    mut goes_on: impl FnMut() -> bool,
+) -> Result<Finished, ProcessError> {
+    refuse_cancelled(spec, cancel)?;
+    let watch = Watch {
+        interval,
+        goes_on: &mut goes_on,
+    };
+    finish(spec, cancel, Some(watch))
+}
+
+fn refuse_cancelled(spec: &CommandSpec, cancel: Option<&CancelToken>) -> Result<(), ProcessError> {
+    if cancel.is_some_and(CancelToken::is_cancelled) {
         return Err(ProcessError::Cancelled {
             program: spec.program.clone(),
         });
     }
-    finish(spec, Some(cancel))
+    Ok(())
 }
 
-fn finish(spec: &CommandSpec, cancel: Option<&CancelToken>) -> Result<Finished, ProcessError> {
+/// Who is asked, and how often, whether the command goes on.
+struct Watch<'w> {
+    interval: Duration,
+    goes_on: &'w mut dyn FnMut() -> bool,
+}
+
+fn finish(
+    spec: &CommandSpec,
+    cancel: Option<&CancelToken>,
+    mut watched: Option<Watch<'_>>,
+) -> Result<Finished, ProcessError> {
     let watch = Stopwatch::start();
     let mut group = Group::start(spec, Stdio::piped(), Stdio::piped(), None)?;
     // The command's time does not begin before the command: starting the
@@ -82,6 +117,9 @@ fn finish(spec: &CommandSpec, cancel: Option<&CancelToken>) -> Result<Finished, 
     let mut stdout = Capture::new(group.main.take_stdout(), spec.max_output);
     let mut stderr = Capture::new(group.main.take_stderr(), spec.max_output);
     let mut buffer = Vec::new();
+    let interval = watched.as_ref().map(|watch| watch.interval);
+    let next_look = || interval.map_or(Deadline::NEVER, Deadline::after);
+    let mut look = next_look();
 
     let killed_for = loop {
         let fds = [
@@ -90,7 +128,7 @@ fn finish(spec: &CommandSpec, cancel: Option<&CancelToken>) -> Result<Finished, 
             stdout.fd(),
             stderr.fd(),
         ];
-        let [ended, cancelled, out, err] = pipe::readable(fds, deadline)?;
+        let [ended, cancelled, out, err] = pipe::readable(fds, deadline.earlier(look))?;
         // The end of the command comes first: a process that left the group
         // must not keep us reading.
         if ended {
@@ -103,6 +141,14 @@ fn finish(spec: &CommandSpec, cancel: Option<&CancelToken>) -> Result<Finished, 
         // than a silent one.
         if deadline.passed() {
             break Some(Outcome::TimedOut);
+        }
+        if let Some(watch) = &mut watched
+            && look.passed()
+        {
+            if !(watch.goes_on)() {
+                break Some(Outcome::Cancelled);
+            }
+            look = next_look();
         }
         if out {
             stdout.read(&mut buffer)?;

@@ -5,7 +5,7 @@ mod support;
 
 use std::time::Duration;
 
-use agentos_process::{CancelToken, CommandSpec, Outcome, ProcessError, run, run_until};
+use agentos_process::{CancelToken, CommandSpec, Outcome, ProcessError, run, run_until, run_while};
 use support::{PATIENCE, has_ended, pid_of};
 
 fn shell(text: &str) -> CommandSpec {
@@ -163,6 +163,25 @@ fn a_command_that_nobody_cancels_ends_by_itself() {
     // Afterwards it changes nothing.
     cancel.cancel();
     assert!(cancel.is_cancelled());
+}
+
+/// Goal: who is asked is asked again and again, whether the command is silent or not.
+#[test]
+fn a_command_that_is_not_to_go_on_is_killed() {
+    for script in ["sleep 1000", "while :; do echo more; done"] {
+        let spec = shell(script).timeout(PATIENCE).max_output(10);
+        let mut asked = 0;
+        let finished = run_while(&spec, None, Duration::from_millis(5), || {
+            asked += 1;
+            asked < 4
+        });
+        assert_eq!(finished.unwrap().outcome, Outcome::Cancelled);
+        assert_eq!(asked, 4);
+    }
+    let spec = shell("echo done; exit 4").timeout(PATIENCE);
+    let finished = run_while(&spec, None, Duration::from_millis(1), || true).unwrap();
+    assert_eq!(finished.outcome, Outcome::Exited { code: 4 });
+    assert_eq!(finished.stdout, b"done\n");
 }
 
 #[test]

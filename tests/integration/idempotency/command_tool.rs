@@ -8,7 +8,10 @@ use agentos_checkpoints::{
     CheckpointConfig, CheckpointError, CheckpointManager, CommandExit, Evidence, NewCheckpoint,
     Pack,
 };
-use agentos_core::{CheckpointType, Finding, KeyStatus, KeyStorage, Storage, Verification};
+use agentos_core::{
+    CheckpointType, Finding, KeyStatus, KeyStorage, LeaseStorage, Storage, SweepRequest,
+    Verification,
+};
 use agentos_idempotency::{
     CommandCall, CommandEnd, CommandError, CommandOutcome, CutOff, DoubtfulCall, KEY_VARIABLE,
     OnDoubt, OnFailure, ToolError, ToolOutcome, ToolOutput,
@@ -226,6 +229,54 @@ fn cancelling_kills_the_whole_group_and_is_recorded_as_what_it_is() {
     let again = ledger.step(&task_id("task"), "step");
     let again = again.command(&replayed, None).unwrap();
     assert_eq!((again.outcome, again.replayed), (answer.outcome, true));
+}
+
+/// Goal: who lost the right to run a command runs it no longer, and does not say how it
+/// ended. Method: time is moved beyond its permit, or its item is taken away, while its
+/// child, which ignores signals, runs.
+#[test]
+fn a_command_whose_right_to_run_is_lost_is_killed_and_in_doubt() {
+    for is_leased in [false, true] {
+        let (ground, directory) = (Ground::new(), tempfile::tempdir().unwrap());
+        let pid_file = directory.path().join("pid");
+        let command = script(
+            directory.path(),
+            "(trap '' TERM INT HUP; exec sleep 1000) & echo $! > pid.new; mv pid.new pid; wait",
+        )
+        .timeout(PATIENCE);
+        let ledger = ground.ledger();
+        let mut step = ledger.step(&task_id("task"), "step");
+        if is_leased {
+            ground.enqueue();
+            step = step.under(&ground.claim());
+        }
+        let error = std::thread::scope(|scope| {
+            let running = scope.spawn(|| step.command(&command, None));
+            wait_until("the command runs", || pid_file.exists());
+            ground.clock.advance(Duration::from_secs(31));
+            if is_leased {
+                let swept = ground.store.sweep(&SweepRequest::default()).unwrap();
+                assert_eq!(swept.recovered.len(), 1);
+            }
+            running.join().unwrap().unwrap_err()
+        });
+        let CommandError::Tool(ToolError::InDoubt { reason, .. }) = error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(
+            reason,
+            "the right to run the command was lost, and it was killed"
+        );
+        assert!(has_ended(pid_in(&pid_file).unwrap()));
+        // The next one finds it so.
+        let step = ground.ledger().step(&task_id("task"), "step");
+        let error = step.command(&command, None).unwrap_err();
+        assert!(
+            matches!(error, CommandError::Tool(ToolError::InDoubt { .. })),
+            "{error:?}"
+        );
+        assert_eq!(runs(directory.path()), 1);
+    }
 }
 
 /// What was cut off may have happened in part: who says so has it in doubt, and asks.

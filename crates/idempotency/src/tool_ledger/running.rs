@@ -240,4 +240,22 @@ impl<'c> CallContext<'c> {
     pub fn is_lost(&self) -> bool {
         self.call.guard.is_lost()
     }
+
+    /// As [`CallContext::is_lost`], also under the lease of a work item: then the store is
+    /// asked, which costs a read. One that fails says nothing of it.
+    pub fn is_over(&self) -> bool {
+        if self.is_lost() {
+            return true;
+        }
+        let guard = &self.call.guard;
+        let is_under = |held: &HeldPermit| held.permit().under.is_some();
+        if !guard.permit().is_some_and(is_under) {
+            return false;
+        }
+        let Ok(found) = guard.ledger.gate().lookup(&self.call.key) else {
+            return false;
+        };
+        let holder = found.and_then(|entry| entry.summary.view.permit);
+        holder.is_none_or(|holder| holder.fence != self.call.fence || holder.left.is_none())
+    }
 }

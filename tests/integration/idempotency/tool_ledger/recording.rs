@@ -17,13 +17,13 @@ use super::*;
 
 impl Ground {
     /// Enqueues an item of a task.
-    fn enqueue(&self) {
+    pub(crate) fn enqueue(&self) {
         let item = NewWorkItem::new("work").task(task());
         let commit = Commit::new().part(new_task("task")).part(item);
         self.store.commit(commit).unwrap();
     }
 
-    fn claim(&self) -> Lease {
+    pub(crate) fn claim(&self) -> Lease {
         let owner = Worker::start(WorkerId::new("agent").unwrap());
         self.store
             .claim(&ClaimRequest::new(owner))
