@@ -515,7 +515,7 @@ proptest! {
         match CanonicalJson::of_value(&json!([value])) {
             Ok(form) => {
                 prop_assert!(fits);
-                prop_assert_eq!(form.as_bytes(), format!("[{text}]").as_bytes());
+                prop_assert_eq!(form.into_bytes(), format!("[{text}]").into_bytes());
             }
             Err(JsonError::Inexact { .. }) => prop_assert!(!fits, "{}", text),
             Err(error) => panic!("{text}: {error}"),
