@@ -19,10 +19,13 @@ use serde_json::{Value, json};
 
 pub use outcome::{COMMAND_VERSION, CommandEnd, CommandOutcome, MalformedOutcome};
 
-use crate::limits::{COMMAND_LOOK_INTERVAL, COMMAND_OUTPUT_BYTES_DEFAULT, COMMAND_TIMEOUT_DEFAULT};
+use crate::limits::{
+    COMMAND_LOOK_INTERVAL, COMMAND_OUTPUT_BYTES_DEFAULT, COMMAND_OUTPUT_BYTES_MAX,
+    COMMAND_TIMEOUT_DEFAULT,
+};
 use crate::tool_ledger::{
-    CallContext, Prepared, Step, ToolAnswer, ToolCall, ToolError, ToolFailure, ToolLedger,
-    ToolOutcome, ToolOutput,
+    CallContext, Prepared, Step, TooLarge, ToolAnswer, ToolCall, ToolError, ToolFailure,
+    ToolLedger, ToolOutcome, ToolOutput,
 };
 
 /// The variable in which a command finds the idempotency key of its call, to hand it on
@@ -156,15 +159,19 @@ impl CommandCall {
         self
     }
 
-    /// How many bytes of each of its two streams are kept: 4 MiB unless changed. What is
-    /// beyond is dropped, and the answer is [`CommandError::OutputTooLarge`].
+    /// How many bytes of each of its two streams are recorded: 4 MiB unless changed. Of a
+    /// command that prints more nothing but size and digest is recorded, and the answer is
+    /// [`CommandError::OutputTooLarge`], in which whoever ran it gets the output, up to 64
+    /// MiB of each stream. Of a command that prints more than that the rest is dropped, and
+    /// the outcome says that it is cut: let it write to a file.
     #[must_use]
     pub fn output_bytes(mut self, bytes: usize) -> CommandCall {
         self.output_bytes = bytes;
         self
     }
 
-    /// Output that is cut is an answer like any other, which says that it is cut.
+    /// Nobody needs more of its output than [`CommandCall::output_bytes`]: what is beyond is
+    /// dropped, and output that is cut is an answer like any other, which says that it is.
     #[must_use]
     pub fn take_cut_output(mut self) -> CommandCall {
         self.takes_cut_output = true;
@@ -259,6 +266,9 @@ impl CommandCall {
             let reason = "the right to run the command was lost, and it was killed";
             return Err(ToolFailure::unknown(reason));
         }
+        if !self.takes_cut_output && self.output_bytes < longest(&finished) {
+            context.output_is_too_large();
+        }
         self.ended(finished)
     }
 
@@ -279,7 +289,11 @@ impl CommandCall {
         if let Some(stdin) = &self.stdin {
             spec = spec.stdin_bytes(stdin.clone());
         }
-        Ok(spec.timeout(self.timeout).max_output(self.output_bytes))
+        let bytes = match self.takes_cut_output {
+            true => self.output_bytes,
+            false => self.output_bytes.max(COMMAND_OUTPUT_BYTES_MAX),
+        };
+        Ok(spec.timeout(self.timeout).max_output(bytes))
     }
 
     fn ended(&self, finished: Finished) -> Result<ToolOutput, ToolFailure> {
@@ -296,6 +310,11 @@ impl CommandCall {
             },
         }
     }
+}
+
+/// Bytes of the longer stream.
+fn longest(finished: &Finished) -> usize {
+    finished.stdout.len().max(finished.stderr.len())
 }
 
 /// Sorts why there is no end of a command by whether it may have done something.
@@ -357,7 +376,10 @@ impl CommandAnswer {
             executions: answer.executions,
         };
         if is_cut && !command.takes_cut_output {
-            return Err(CommandError::OutputTooLarge(Box::new(answer)));
+            return Err(CommandError::OutputTooLarge {
+                large: None,
+                outcome: Some(Box::new(answer.outcome)),
+            });
         }
         Ok(answer)
     }
@@ -369,7 +391,7 @@ impl CommandAnswer {
 pub enum CommandError {
     /// As the ledger says.
     #[error(transparent)]
-    Tool(#[from] ToolError),
+    Tool(ToolError),
     /// Nobody knows whether it ran, and its policy was to give it up. It is never run
     /// again.
     #[error("{reason}")]
@@ -381,10 +403,33 @@ pub enum CommandError {
     /// [`CommandOutcome::encode`].
     #[error("what is recorded is no outcome of a command")]
     Malformed(#[from] MalformedOutcome),
-    /// It ran, and printed more than [`CommandCall::output_bytes`]. What is kept of that
-    /// is here and recorded; the call is not run again, and says this each time.
-    #[error("the command printed more than is kept")]
-    OutputTooLarge(Box<CommandAnswer>),
+    /// It ran, and printed more than [`CommandCall::output_bytes`]. That it ran is recorded,
+    /// so that it is not run again unasked; its output is here and nowhere else, or is gone
+    /// if this is a replay.
+    #[error("the command printed more than is recorded")]
+    OutputTooLarge {
+        /// What is recorded: size and digest of [`CommandOutcome::encode`]. `None` when the
+        /// command was run as one that takes cut output, which is recorded and here.
+        large: Option<TooLarge>,
+        /// How it ended, and what it printed; `None` when this is a replay.
+        outcome: Option<Box<CommandOutcome>>,
+    },
+}
+
+impl From<ToolError> for CommandError {
+    fn from(error: ToolError) -> CommandError {
+        let ToolError::TooLarge { large, output } = error else {
+            return CommandError::Tool(error);
+        };
+        let outcome = output.map(|output| CommandOutcome::decode(output.as_bytes()));
+        match outcome.transpose() {
+            Ok(outcome) => CommandError::OutputTooLarge {
+                large: Some(large),
+                outcome: outcome.map(Box::new),
+            },
+            Err(malformed) => CommandError::Malformed(malformed),
+        }
+    }
 }
 
 impl Step {

@@ -45,8 +45,11 @@ pub const TOOL_WAIT_DEFAULT: Duration = Duration::from_secs(30);
 pub const CALLS_PER_STEP_MAX: usize = 100_000;
 /// How long a command may run, unless it says otherwise.
 pub const COMMAND_TIMEOUT_DEFAULT: Duration = Duration::from_secs(60);
-/// Bytes of each of a command's two streams that are kept, unless it says otherwise.
+/// Bytes of each of a command's two streams that are recorded, unless it says otherwise.
 pub const COMMAND_OUTPUT_BYTES_DEFAULT: usize = 4 << 20;
+/// Bytes of each of a command's two streams that its caller gets, however few are recorded.
+/// What it prints beyond is dropped, so that no command fills the memory.
+pub const COMMAND_OUTPUT_BYTES_MAX: usize = 64 << 20;
 /// So often it is looked whether the right to run a command is lost meanwhile.
 pub const COMMAND_LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// How often one call looks anew at what others do with it, before it says that it is in
@@ -65,6 +68,7 @@ pub(crate) const UNREADABLE_ANSWERS_MAX: u32 = 4;
 const _: () = {
     // What a command prints is recorded with it, whatever else is unchanged.
     assert!(2 * COMMAND_OUTPUT_BYTES_DEFAULT < OUTCOME_BYTES_DEFAULT);
+    assert!(COMMAND_OUTPUT_BYTES_DEFAULT < COMMAND_OUTPUT_BYTES_MAX);
     assert!(CACHE_WAIT_DEFAULT.as_millis() <= CACHE_WAIT_MAX.as_millis());
     assert!(POLL_MIN.as_nanos() <= POLL_DEFAULT.as_nanos());
     assert!(POLL_DEFAULT.as_nanos() <= POLL_MAX.as_nanos());

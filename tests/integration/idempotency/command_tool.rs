@@ -9,7 +9,7 @@ use agentos_checkpoints::{
     Pack,
 };
 use agentos_core::{
-    CheckpointType, Finding, KeyStatus, KeyStorage, LeaseStorage, Storage, SweepRequest,
+    CheckpointType, Digest, Finding, KeyStatus, KeyStorage, LeaseStorage, Storage, SweepRequest,
     Verification,
 };
 use agentos_idempotency::{
@@ -153,13 +153,13 @@ fn exit_code_signal_and_timeout_are_told_apart_and_kept() {
 }
 
 #[test]
-fn output_beyond_the_bound_of_the_command_is_an_error_and_runs_once() {
+fn output_that_is_taken_cut_is_recorded_so_and_says_so() {
     let ground = Ground::new();
     let directory = tempfile::tempdir().unwrap();
     let command = CommandCall::sh("echo >> ran; printf 123456; printf 12345 >&2")
         .cwd(directory.path())
         .output_bytes(5);
-    for taken in [false, false, true] {
+    for taken in [true, false, true] {
         let step = ground.ledger().step(&task_id("task"), "step");
         let answer = if taken {
             step.command(&command.clone().take_cut_output(), None)
@@ -168,7 +168,10 @@ fn output_beyond_the_bound_of_the_command_is_an_error_and_runs_once() {
         };
         let outcome = match answer {
             Ok(answer) if taken => answer.outcome,
-            Err(CommandError::OutputTooLarge(answer)) if !taken => answer.outcome,
+            Err(CommandError::OutputTooLarge {
+                large: None,
+                outcome: Some(outcome),
+            }) if !taken => *outcome,
             answer => panic!("{answer:?}"),
         };
         assert_eq!(fs::read(directory.path().join("ran")).unwrap(), b"\n");
@@ -180,6 +183,49 @@ fn output_beyond_the_bound_of_the_command_is_an_error_and_runs_once() {
             (&outcome.stderr[..], outcome.stderr_cut),
             (&b"12345"[..], false)
         );
+    }
+}
+
+/// Goal: nothing of an output is lost before its caller has seen it. Method: three times
+/// of what is to be recorded, on each stream in turn, and as a failure.
+#[test]
+fn output_beyond_the_bound_is_handed_back_whole_and_its_command_runs_once() {
+    for (rest, stream) in [
+        (r"head -c 3145728 /dev/zero | tr '\0' x", "stdout"),
+        (r"head -c 3145728 /dev/zero | tr '\0' x >&2", "stderr"),
+        (r"head -c 3145728 /dev/zero | tr '\0' x; exit 3", "failed"),
+    ] {
+        let (ground, directory) = (Ground::new(), tempfile::tempdir().unwrap());
+        let command = script(directory.path(), rest)
+            .output_bytes(1 << 20)
+            .with(|call| call.on_failure(OnFailure::Replay));
+        let ask = || {
+            let step = ground.ledger().step(&task_id("task"), "step");
+            match step.command(&command, None).unwrap_err() {
+                CommandError::OutputTooLarge {
+                    large: Some(large),
+                    outcome,
+                } => (large, outcome),
+                error => panic!("{error:?}"),
+            }
+        };
+        let (large, outcome) = ask();
+        let outcome = outcome.unwrap();
+        let (long, short) = match stream {
+            "stderr" => (&outcome.stderr, &outcome.stdout),
+            _ => (&outcome.stdout, &outcome.stderr),
+        };
+        assert_eq!((long.len(), short.len()), (3 << 20, 0), "{stream}");
+        assert!(long.iter().all(|byte| *byte == b'x'));
+        assert!(!outcome.stdout_cut && !outcome.stderr_cut);
+        assert_eq!(outcome.is_success(), stream != "failed");
+        let encoded = outcome.encode();
+        assert_eq!(large.bytes, encoded.len() as u64);
+        assert_eq!(large.digest, Digest::of(&encoded));
+        assert_eq!(large.failure.is_some(), stream == "failed");
+        // Whoever asks again is told that it ran, and by what its output is known.
+        assert_eq!(ask(), (large, None));
+        assert_eq!(runs(directory.path()), 1);
     }
 }
 

@@ -202,17 +202,25 @@ impl ToolRecord {
     /// What is stored of an outcome when at most `bytes_max` bytes may be.
     pub(crate) fn of(outcome: &ToolOutcome, bytes_max: usize) -> ToolRecord {
         let whole = ToolRecord::Outcome(outcome.clone());
-        match (whole.encoded_bytes() <= bytes_max, outcome.output()) {
-            (false, Some(output)) => ToolRecord::TooLarge(TooLarge {
-                bytes: output.0.len() as u64,
-                digest: Digest::of(&output.0),
-                failure: match outcome {
-                    ToolOutcome::Failed { message, .. } => Some(kept(message).to_owned()),
-                    _ => None,
-                },
-            }),
-            _ => whole,
+        match whole.encoded_bytes() <= bytes_max {
+            true => whole,
+            false => ToolRecord::without_output(outcome),
         }
+    }
+
+    /// That it happened, and what identifies its output, if it has one.
+    pub(crate) fn without_output(outcome: &ToolOutcome) -> ToolRecord {
+        let Some(output) = outcome.output() else {
+            return ToolRecord::Outcome(outcome.clone());
+        };
+        ToolRecord::TooLarge(TooLarge {
+            bytes: output.0.len() as u64,
+            digest: Digest::of(&output.0),
+            failure: match outcome {
+                ToolOutcome::Failed { message, .. } => Some(kept(message).to_owned()),
+                _ => None,
+            },
+        })
     }
 
     /// The state of a key with this end.

@@ -3,6 +3,8 @@
 //! That it runs is durable before it does. If it is dropped before it has ended, in a
 //! panic too, it is in doubt at once.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use agentos_core::{Execution, IdempotencyKey, KeyFence, crash_point};
 
 use super::ToolLedger;
@@ -98,6 +100,8 @@ pub struct RunningCall {
     key: IdempotencyKey,
     /// The failure after which it is run.
     failure: Option<ToolRecord>,
+    /// Its body found that its output is beyond the body's own limit.
+    is_too_large: AtomicBool,
 }
 
 impl RunningCall {
@@ -110,6 +114,7 @@ impl RunningCall {
         RunningCall {
             turn: None,
             failure,
+            is_too_large: AtomicBool::new(false),
             fence: permit.fence,
             execution: permit.execution,
             key: permit.key.clone(),
@@ -164,7 +169,10 @@ impl RunningCall {
                 });
             }
         };
-        let record = ToolRecord::of(&outcome, self.guard.ledger.record_bytes_max());
+        let record = match self.is_too_large.into_inner() {
+            true => ToolRecord::without_output(&outcome),
+            false => ToolRecord::of(&outcome, self.guard.ledger.record_bytes_max()),
+        };
         let large = match &record {
             ToolRecord::TooLarge(large) => Some(large.clone()),
             ToolRecord::Outcome(_) => None,
@@ -232,6 +240,12 @@ impl<'c> CallContext<'c> {
     /// forgotten: the next one counts from 1. So 1 does not say that nobody began it before.
     pub fn executions(&self) -> u64 {
         executions(self.call.fence)
+    }
+
+    /// The output is more than is to be recorded: its caller gets all of it, and recorded
+    /// is that it happened, as of every output beyond the limit.
+    pub(crate) fn output_is_too_large(&self) {
+        self.call.is_too_large.store(true, Ordering::Relaxed);
     }
 
     /// Whether the right to record an outcome is known to be lost: what is not done by
