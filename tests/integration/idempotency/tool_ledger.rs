@@ -4,6 +4,7 @@
 //! A process that dies is a call that is begun and forgotten; time is moved until its
 //! permit is over.
 
+mod damage;
 mod doubt;
 mod others;
 mod recording;
