@@ -8,6 +8,7 @@ mod files;
 mod gate;
 mod keys;
 mod leases;
+mod port;
 mod process;
 mod small_disk;
 mod stores;

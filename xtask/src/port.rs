@@ -87,7 +87,7 @@ macro_rules! keys_pass_on {
         const _: () = {
             use agentos_core::{
                 BeginKey, Begun, Cursor, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStorage,
-                KeySummary, Page, RenewedPermit, StalePermit, StorageError,
+                KeySummary, Page, RecordedKey, RenewedPermit, StalePermit, StorageError,
             };
 
             use $crate::port::as_it_is;
@@ -98,6 +98,8 @@ macro_rules! keys_pass_on {
                     fn renew_keys(&self, fences: &[KeyFence], lease: std::time::Duration)
                         -> Result<Vec<Result<RenewedPermit, StalePermit>>, StorageError>;
                     fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError>;
+                    fn find_recorded(&self, key: &IdempotencyKey)
+                        -> Result<Option<RecordedKey>, StorageError>;
                     fn keys(&self, filter: &KeyFilter, after: Option<Cursor>, rows: u32)
                         -> Result<Page<KeySummary>, StorageError>;
                     fn keys_in_doubt(&self, after: Option<Cursor>, rows: u32)

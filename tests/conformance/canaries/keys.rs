@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use agentos_core::{
     BeginKey, Begun, Commit, Cursor, Execution, FencingToken, IdempotencyKey, KeyEntry, KeyFence,
-    KeyFilter, KeyStatus, KeyStorage, KeySummary, ManualClock, OnDamaged, OnLost, OnRecorded, Page,
-    Part, PartOutcome, Permit, PermitHolder, Receipt, RenewedPermit, StalePermit, Storage,
-    StorageError, WorkerId,
+    KeyFilter, KeyId, KeyStatus, KeyStorage, KeySummary, ManualClock, OnDamaged, OnLost,
+    OnRecorded, Page, Part, PartOutcome, Permit, PermitHolder, Receipt, RecordedKey, RenewedPermit,
+    StalePermit, Storage, StorageError, WorkerId,
 };
 use agentos_core::{Digest, FinishKey, NewOutcome, Worker};
 
@@ -59,6 +59,10 @@ pub(super) enum KeyFault {
     UseForgotten,
     /// What is damaged is given as it is.
     DamageAsItIs,
+    /// The hot look checks no seal.
+    HotLookUnsealed,
+    /// The hot look does not look when an outcome expires.
+    HotLookForgetsExpiry,
 }
 
 use KeyFault::*;
@@ -84,7 +88,7 @@ impl Canary {
         );
         let Ok((key, token)) = row else { return fence };
         KeyFence {
-            key: agentos_core::KeyId::new(key).expect("a number"),
+            key: KeyId::new(key).expect("a number"),
             token: FencingToken::new(token).expect("a token"),
         }
     }
@@ -299,6 +303,23 @@ impl KeyStorage for Canary {
         }
     }
 
+    fn find_recorded(&self, key: &IdempotencyKey) -> Result<Option<RecordedKey>, StorageError> {
+        let found = match self.store.find_recorded(key) {
+            Err(StorageError::Corrupt { .. })
+                if self.has(DamageAsItIs) || self.has(HotLookUnsealed) =>
+            {
+                Ok(self.as_it_is(key).and_then(RecordedKey::of))
+            }
+            answer => self.answer(answer),
+        };
+        found.map(|found| {
+            found.map(|mut found| {
+                found.view.expired &= !self.has(HotLookForgetsExpiry);
+                found
+            })
+        })
+    }
+
     fn keys(
         &self,
         filter: &KeyFilter,
@@ -374,6 +395,11 @@ fn an_edited_outcome_is_never_given_back(canary: &Canary, _: &ManualClock) {
             matches!(found, Err(StorageError::Corrupt { .. })),
             "{column}: {found:?}"
         );
+        let recorded = canary.find_recorded(&again.key);
+        assert!(
+            matches!(recorded, Err(StorageError::Corrupt { .. })),
+            "{column}: {recorded:?}"
+        );
         let begun = canary.begin_key(&again);
         assert!(
             matches!(begun, Err(StorageError::Corrupt { .. })),
@@ -442,6 +468,9 @@ caught! {
     an_expired_outcome_that_replays_is_caught: ExpiredReplays by
         an_expired_outcome_counts_as_absent_at_once,
         expiry_goes_by_the_wall_clock;
+    a_hot_look_that_forgets_expiry_is_caught: HotLookForgetsExpiry by
+        an_expired_outcome_counts_as_absent_at_once,
+        expiry_goes_by_the_wall_clock;
     a_store_that_looks_at_the_key_alone_is_caught: RequestIgnored by
         another_request_of_the_same_key_is_a_conflict;
     failures_that_are_replayed_unasked_are_caught: FailureReplayed by
@@ -477,6 +506,7 @@ caught! {
 fn damage_that_is_given_as_it_is_is_caught() {
     let check = an_edited_outcome_is_never_given_back;
     is_caught(Fault::Keys(DamageAsItIs), &[check]);
+    is_caught(Fault::Keys(HotLookUnsealed), &[check]);
 }
 
 #[test]

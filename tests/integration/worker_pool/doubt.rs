@@ -1,38 +1,22 @@
 //! An end whose commit has an unknown outcome: the pool looks, and neither loses it
 //! nor makes it twice.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentos_core::{
-    Attempt, AttemptOutcome, Audit, BeginKey, Begun, BootTime, BoundedTable, Checkpoint,
-    CheckpointSpan, CheckpointStorage, CheckpointSummary, ClaimRequest, Commit, Cursor,
-    EvidenceResult, Fence, FoundCheckpoint, IdempotencyKey, KeyEntry, KeyFence, KeyFilter,
-    KeyStorage, KeySummary, Lease, LeaseStorage, Limits, LogShortened, NewWorkItem, Outlook, Page,
-    Prunable, PruneCheckpoints, PruneRows, Receipt, Reclaimed, Renewed, RenewedPermit,
-    RetentionStorage, Retry, RowAnswer, RowMark, RowQuestion, RowRule, RowStorage, SequenceNumber,
-    StaleLease, StalePermit, Storage, StorageError, SweepRequest, Swept, Task, TaskId, TaskStatus,
-    TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem, WorkItemId, WorkItemStatus,
-    WorkItemSummary, WorkListener,
+    AttemptOutcome, BeginKey, Begun, BootTime, Commit, Cursor, IdempotencyKey, KeyEntry, KeyFence,
+    KeyFilter, KeyStorage, KeySummary, Limits, NewWorkItem, Page, Receipt, RecordedKey,
+    RenewedPermit, Retry, StalePermit, Storage, StorageError, Timestamp, WorkItemId,
+    WorkItemStatus,
 };
 use agentos_store::sqlite::SqliteStore;
-use agentos_tests::{Work, new_worker, wait_until};
+use agentos_tests::{Work, as_it_is, new_worker, passes_on, wait_until};
 use agentos_worker_pool::{Finish, HandlerError, Job, Parts, PoolBuilder, PoolStats, WorkerPool};
 
 use super::ends;
-
-/// Methods that go to the real store as they are.
-macro_rules! as_it_is {
-    ($(fn $name:ident(&self $(, $argument:ident: $type:ty)*) $(-> $answer:ty)?;)*) => {
-        $(
-            fn $name(&self $(, $argument: $type)*) $(-> $answer)? {
-                self.store.$name($($argument),*)
-            }
-        )*
-    };
-}
 
 /// What is done with a commit before its outcome is called unknown.
 #[derive(Debug, Clone, Copy)]
@@ -143,30 +127,14 @@ fn an_end_of_the_handlers_own_that_is_in_doubt_is_looked_for() {
     assert_eq!(ends(&work, id)[0].0, AttemptOutcome::Released);
 }
 
-impl LeaseStorage for Doubtful {
-    as_it_is! {
-        fn claim(&self, request: &ClaimRequest) -> Result<Vec<Lease>, StorageError>;
-        fn renew(&self, fences: &[Fence], lease: Duration)
-            -> Result<Vec<Result<Renewed, StaleLease>>, StorageError>;
-        fn sweep(&self, request: &SweepRequest) -> Result<Swept, StorageError>;
-        fn outlook(&self, filter: &WorkFilter) -> Result<Outlook, StorageError>;
-        fn work_item(&self, id: WorkItemId) -> Result<Option<WorkItem>, StorageError>;
-        fn work_items(&self, status: WorkItemStatus, after: Option<Cursor>, rows: u32)
-            -> Result<Page<WorkItemSummary>, StorageError>;
-        fn work_items_of(&self, task: &TaskId, after: Option<Cursor>, rows: u32)
-            -> Result<Page<WorkItemSummary>, StorageError>;
-        fn count_work_items(&self) -> Result<BTreeMap<WorkItemStatus, u64>, StorageError>;
-        fn attempts(&self, item: WorkItemId) -> Result<Vec<Attempt>, StorageError>;
-        fn listen(&self, listener: Weak<dyn WorkListener>);
-    }
-}
-
 impl KeyStorage for Doubtful {
     as_it_is! {
         fn begin_key(&self, begin: &BeginKey) -> Result<Begun, StorageError>;
         fn renew_keys(&self, fences: &[KeyFence], lease: Duration)
             -> Result<Vec<Result<RenewedPermit, StalePermit>>, StorageError>;
         fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError>;
+        fn find_recorded(&self, key: &IdempotencyKey)
+            -> Result<Option<RecordedKey>, StorageError>;
         fn keys(&self, filter: &KeyFilter, after: Option<Cursor>, rows: u32)
             -> Result<Page<KeySummary>, StorageError>;
         fn keys_in_doubt(&self, after: Option<Cursor>, rows: u32)
@@ -174,51 +142,4 @@ impl KeyStorage for Doubtful {
     }
 }
 
-impl TaskStorage for Doubtful {
-    as_it_is! {
-        fn task(&self, id: &TaskId) -> Result<Option<Task>, StorageError>;
-        fn tasks(&self, status: TaskStatus, after: Option<Cursor>, rows: u32)
-            -> Result<Page<Task>, StorageError>;
-        fn audits(&self, task: &TaskId, after: Option<Cursor>, rows: u32)
-            -> Result<Page<Audit>, StorageError>;
-    }
-}
-
-impl CheckpointStorage for Doubtful {
-    as_it_is! {
-        fn checkpoint(&self, task: &TaskId, sequence: SequenceNumber)
-            -> Result<Option<Checkpoint>, StorageError>;
-        fn newest_checkpoint(&self, task: &TaskId, below: Option<SequenceNumber>)
-            -> Result<Option<FoundCheckpoint>, StorageError>;
-        fn checkpoints(&self, task: &TaskId, below: Option<SequenceNumber>, rows: u32)
-            -> Result<Vec<CheckpointSummary>, StorageError>;
-        fn evidence_results(&self, task: &TaskId, sequence: SequenceNumber)
-            -> Result<Vec<EvidenceResult>, StorageError>;
-    }
-}
-
-impl RowStorage for Doubtful {
-    as_it_is! {
-        fn ask_row(&self, question: &RowQuestion) -> Result<RowAnswer, StorageError>;
-    }
-}
-
-impl RetentionStorage for Doubtful {
-    as_it_is! {
-        fn task_ids(&self, after: Option<Cursor>, rows: u32)
-            -> Result<Page<Result<TaskId, StorageError>>, StorageError>;
-        fn checkpoint_span(&self, task: &TaskId) -> Result<Option<CheckpointSpan>, StorageError>;
-        fn prunable_checkpoints(&self, plan: &PruneCheckpoints) -> Result<Prunable, StorageError>;
-        fn rows_beyond(&self, table: BoundedTable, rule: &RowRule)
-            -> Result<Option<RowMark>, StorageError>;
-        fn prunable_rows(&self, plan: &PruneRows) -> Result<Prunable, StorageError>;
-    }
-}
-
-impl UpkeepStorage for Doubtful {
-    as_it_is! {
-        fn reclaim_space(&self, keep_bytes: u64) -> Result<Reclaimed, StorageError>;
-        fn refresh_statistics(&self) -> Result<(), StorageError>;
-        fn shorten_log(&self) -> Result<LogShortened, StorageError>;
-    }
-}
+passes_on!(Doubtful);

@@ -8,7 +8,8 @@ use std::time::Duration;
 use agentos_core::{
     BeginKey, Begun, Commit, Cursor, Execution, FencingToken, FinishKey, IdempotencyKey,
     KeyDecision, KeyEntry, KeyFence, KeyFilter, KeyId, KeyStatus, KeyStorage, KeySummary, OnLost,
-    Page, Part, Permit, PermitHolder, RenewedPermit, StalePermit, Storage, StorageError,
+    Page, Part, Permit, PermitHolder, RecordedKey, RenewedPermit, StalePermit, Storage,
+    StorageError,
 };
 
 use super::BrokenStore;
@@ -158,6 +159,16 @@ impl KeyStorage for BrokenStore {
             (Canary::SkipDoubt, Some(entry)) if is_over(&entry) => Some(done(entry)),
             (_, found) => found,
         })
+    }
+
+    fn find_recorded(&self, key: &IdempotencyKey) -> Result<Option<RecordedKey>, StorageError> {
+        match self.canary {
+            // Broken in the same way, whichever look it is.
+            Canary::PendingIsAbsent | Canary::SkipDoubt => {
+                Ok(self.find_key(key)?.and_then(RecordedKey::of))
+            }
+            _ => self.store.find_recorded(key),
+        }
     }
 
     fn keys(

@@ -14,9 +14,9 @@ use std::time::Duration;
 use agentos_core::{
     Attempt, BeginKey, Begun, BootTime, ClaimRequest, Commit, Cursor, Digest, Fence,
     IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStorage, KeySummary, Lease, LeaseStorage,
-    Limits, Outlook, Page, Part, Receipt, Renewed, RenewedPermit, StaleLease, StalePermit, Storage,
-    StorageError, SweepRequest, Swept, TaskId, Timestamp, WorkFilter, WorkItem, WorkItemId,
-    WorkItemStatus, WorkItemSummary, WorkListener,
+    Limits, Outlook, Page, Part, Receipt, RecordedKey, Renewed, RenewedPermit, StaleLease,
+    StalePermit, Storage, StorageError, SweepRequest, Swept, TaskId, Timestamp, WorkFilter,
+    WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
 };
 
 use super::jumps::true_now_us;
@@ -171,6 +171,15 @@ impl KeyStorage for KeyTeller {
         let found = self.store.find_key(key)?;
         if let Some(entry) = &found {
             KeyTeller::saw(entry);
+        }
+        Ok(found)
+    }
+
+    fn find_recorded(&self, key: &IdempotencyKey) -> Result<Option<RecordedKey>, StorageError> {
+        let found = self.store.find_recorded(key)?;
+        if let Some(found) = &found {
+            let seen = outcome_digest(&found.outcome);
+            note(|call| call.seen = Some(seen));
         }
         Ok(found)
     }

@@ -96,9 +96,7 @@ pub trait KeyStorage {
     /// # Errors
     ///
     /// As [`KeyStorage::find_key`].
-    fn find_recorded(&self, key: &IdempotencyKey) -> Result<Option<RecordedKey>, StorageError> {
-        Ok(self.find_key(key)?.and_then(RecordedKey::of))
-    }
+    fn find_recorded(&self, key: &IdempotencyKey) -> Result<Option<RecordedKey>, StorageError>;
 
     /// Keys, the oldest first, `rows` at a time. Without a task in the filter it walks
     /// over all of them.

@@ -9,10 +9,10 @@ use agentos_core::{
     CheckpointStorage, CheckpointSummary, ClaimRequest, Commit, Cursor, EvidenceResult, Fence,
     FoundCheckpoint, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStorage, KeySummary, Lease,
     LeaseStorage, Limits, LogShortened, Outlook, Page, Prunable, PruneCheckpoints, PruneRows,
-    Receipt, Reclaimed, Renewed, RenewedPermit, RetentionStorage, RowMark, RowRule, RowStorage,
-    SequenceNumber, StaleLease, StalePermit, SweepRequest, Swept, Task, TaskId, TaskStatus,
-    TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem, WorkItemId, WorkItemStatus,
-    WorkItemSummary, WorkListener,
+    Receipt, Reclaimed, RecordedKey, Renewed, RenewedPermit, RetentionStorage, RowMark, RowRule,
+    RowStorage, SequenceNumber, StaleLease, StalePermit, SweepRequest, Swept, Task, TaskId,
+    TaskStatus, TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem, WorkItemId,
+    WorkItemStatus, WorkItemSummary, WorkListener,
 };
 
 use super::*;
@@ -253,6 +253,10 @@ impl KeyStorage for Unwilling {
     }
 
     fn find_key(&self, _: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn find_recorded(&self, _: &IdempotencyKey) -> Result<Option<RecordedKey>, StorageError> {
         Err((self.0)())
     }
 
