@@ -377,6 +377,49 @@ fn keys_are_read_as_they_were_stored() {
     assert_eq!((&permit.owner, permit.left), (&worker(), None));
 }
 
+/// Goal: rows that were sealed without their token are read, and of a row that is
+/// sealed with it no token is taken for another. Method: tokens are edited in rows of
+/// the file that is there and in one that this build makes.
+#[test]
+fn both_forms_of_the_seal_hold_and_none_stands_for_the_other() {
+    let (_directory, path) = copy(4);
+    let store = SqliteStore::open(Config::at(&path)).unwrap();
+    let Begun::Execute(permit) = store.begin_key(&begin(9)).unwrap() else {
+        panic!("no permit")
+    };
+    let finish = FinishKey {
+        fence: permit.fence,
+        outcome: NewOutcome::success("new"),
+    };
+    store.commit(finish.into()).unwrap();
+    let seen = |number| {
+        let whole = store.find_key(&key(number));
+        let hot = store.find_recorded(&key(number));
+        match (whole, hot) {
+            (Ok(Some(whole)), Ok(Some(hot))) => {
+                assert_eq!(whole.outcome, Some(hot.outcome));
+                assert_eq!(whole.summary.token, hot.view.token);
+                Some(hot.view.token.get())
+            }
+            (Err(whole), Err(hot)) => {
+                for error in [whole, hot] {
+                    let is_corrupt = matches!(error, agentos_core::StorageError::Corrupt { .. });
+                    assert!(is_corrupt, "{error:?}");
+                }
+                None
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!([seen(1), seen(9)], [Some(1), Some(1)]);
+    let connection = rusqlite::Connection::open(&path).unwrap();
+    connection
+        .execute_batch("UPDATE idempotency_keys SET token = 99 WHERE status <> 'pending'")
+        .unwrap();
+    connection.close().unwrap();
+    assert_eq!([seen(1), seen(9)], [Some(99), None]);
+}
+
 /// Goal: what others wrote before keys had permits and seals is neither executed
 /// again in silence nor given as an answer.
 #[test]

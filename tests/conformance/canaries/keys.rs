@@ -347,6 +347,7 @@ fn an_edited_outcome_is_never_given_back(canary: &Canary, _: &ManualClock) {
     for (column, edit) in [
         ("idempotency_key", "'other'"),
         ("request_digest", "zeroblob(32)"),
+        ("token", "99"),
         ("status", "'failed'"),
         ("task_id", "'other'"),
         ("operation", "NULL"),

@@ -467,6 +467,8 @@ pub struct SealedKey<'k> {
     pub key: &'k IdempotencyKey,
     /// Digest of the request.
     pub request: &'k Digest,
+    /// Token of the execution that it came out of.
+    pub token: FencingToken,
     /// How it ended.
     pub status: KeyStatus,
     /// The task, as stored.
@@ -490,7 +492,28 @@ pub struct SealedKey<'k> {
 impl SealedKey<'_> {
     /// The seal.
     pub fn seal(&self) -> Digest {
-        DigestBuilder::new("idempotency key")
+        // Digested in one piece, several blocks of it at a time.
+        self.seal_of(&Digest::of(self.outcome))
+    }
+
+    /// Whether this is the seal, or the one of an earlier form, which did not cover the
+    /// token. No seal of one form is one of the other: their domains differ.
+    pub fn is_sealed_by(&self, seal: &[u8]) -> bool {
+        let outcome = Digest::of(self.outcome);
+        seal == self.seal_of(&outcome).as_bytes() || seal == self.earlier_seal(&outcome).as_bytes()
+    }
+
+    fn seal_of(&self, outcome: &Digest) -> Digest {
+        let begun = DigestBuilder::new("idempotency key 2").number(self.token.get().unsigned_abs());
+        self.seal_with(begun, outcome)
+    }
+
+    fn earlier_seal(&self, outcome: &Digest) -> Digest {
+        self.seal_with(DigestBuilder::new("idempotency key"), outcome)
+    }
+
+    fn seal_with(&self, begun: DigestBuilder, outcome: &Digest) -> Digest {
+        begun
             .bytes(self.key.as_str().as_bytes())
             .bytes(self.request.as_bytes())
             .bytes(self.status.as_str().as_bytes())
@@ -501,8 +524,7 @@ impl SealedKey<'_> {
             .optional(self.detail.map(str::as_bytes))
             .bytes(self.recorded_at.as_bytes())
             .optional(self.expires_at.map(str::as_bytes))
-            // Digested in one piece, several blocks of it at a time.
-            .bytes(Digest::of(self.outcome).as_bytes())
+            .bytes(outcome.as_bytes())
             .finish()
     }
 }

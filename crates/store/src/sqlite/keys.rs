@@ -251,6 +251,7 @@ impl KeyRow {
             let seal = SealedKey {
                 key: &summary.key,
                 request: &summary.view.request,
+                token: summary.token,
                 status: summary.view.status,
                 task: summary.task.as_ref().map(TaskId::as_str),
                 operation: summary.operation.as_deref(),
@@ -261,9 +262,8 @@ impl KeyRow {
                 recorded_at: row.get_ref(10)?.as_str().unwrap_or_default(),
                 expires_at: row.get_ref(12)?.as_str().ok(),
                 outcome,
-            }
-            .seal();
-            if blob(SEAL, "its seal")? != Some(seal.as_bytes().as_slice()) {
+            };
+            if !blob(SEAL, "its seal")?.is_some_and(|found| seal.is_sealed_by(found)) {
                 return Err(damaged("the seal of its outcome does not hold").into());
             }
         }
@@ -323,6 +323,7 @@ fn recorded(
     let seal = SealedKey {
         key,
         request: &request,
+        token,
         status,
         task: text(4, "its task")?,
         operation: text(5, "its operation")?,
@@ -332,9 +333,8 @@ fn recorded(
         recorded_at: text(8, "its updated_at")?.unwrap_or_default(),
         expires_at,
         outcome,
-    }
-    .seal();
-    if blob(11, "its seal")? != Some(seal.as_bytes().as_slice()) {
+    };
+    if !blob(11, "its seal")?.is_some_and(|found| seal.is_sealed_by(found)) {
         return Err(damaged("the seal of its outcome does not hold").into());
     }
     Ok(Some(RecordedKey {

@@ -379,6 +379,7 @@ impl Apply<'_> {
         let seal = SealedKey {
             key: &entry.summary.key,
             request: &entry.summary.view.request,
+            token: fence.token,
             status: outcome.status(),
             task: entry.summary.task.as_ref().map(TaskId::as_str),
             operation: entry.summary.operation.as_deref(),
