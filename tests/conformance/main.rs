@@ -176,6 +176,7 @@ macro_rules! conformance {
                 doubts_are_listed_in_pages,
                 lists_show_what_the_filter_fits,
                 lists_show_each_key_once,
+                the_newest_key_has_the_greatest_number,
                 only_recorded_outcomes_are_removed,
                 a_use_is_noted,
                 parts_of_keys_have_bounds;

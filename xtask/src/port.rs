@@ -86,7 +86,7 @@ macro_rules! keys_pass_on {
     ($who:ident) => {
         const _: () = {
             use agentos_core::{
-                BeginKey, Begun, Cursor, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStorage,
+                BeginKey, Begun, Cursor, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyId, KeyStorage,
                 KeySummary, Page, RecordedKey, RenewedPermit, StalePermit, StorageError,
             };
 
@@ -100,6 +100,7 @@ macro_rules! keys_pass_on {
                     fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError>;
                     fn find_recorded(&self, key: &IdempotencyKey)
                         -> Result<Option<RecordedKey>, StorageError>;
+                    fn newest_key(&self) -> Result<Option<KeyId>, StorageError>;
                     fn keys(&self, filter: &KeyFilter, after: Option<Cursor>, rows: u32)
                         -> Result<Page<KeySummary>, StorageError>;
                     fn keys_in_doubt(&self, after: Option<Cursor>, rows: u32)

@@ -1,7 +1,5 @@
 //! What is kept under keys: looked at, listed, resolved and removed.
 
-use std::time::Duration;
-
 use agentos_core::limits::{PAGE_ROWS_MAX, USED_AT_RESOLUTION};
 use agentos_core::{
     Commit, Cursor, Fence, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyId, KeyStatus,
@@ -118,8 +116,9 @@ impl IdempotencyStore {
     }
 
     /// Removes the keys that a filter fits and that have an outcome, and says how many
-    /// they were. What is pending stays, and so does what is recorded after the call
-    /// began. Without a task in the filter it walks over all keys.
+    /// they were. What is pending stays, and so does every key that is made after the
+    /// call began, and every outcome that is recorded after it was looked at. Without a
+    /// task in the filter it walks over all keys.
     ///
     /// It makes a commit for each thousand of them: after an error some may be gone.
     ///
@@ -129,20 +128,19 @@ impl IdempotencyStore {
     /// [`Storage::commit`](agentos_core::Storage::commit).
     pub fn remove(&self, filter: &KeyFilter) -> Result<u64, IdempotencyError> {
         let storage = &self.gate.storage;
-        // What is recorded now counts; the filter means what came before a moment.
-        let end = storage.now().plus(Duration::from_micros(1));
-        let before = filter.changed_before.map_or(end, |before| before.min(end));
-        let filter = KeyFilter {
-            changed_before: Some(before),
-            ..filter.clone()
+        // The walk ends where the keys do now, by their numbers: a clock that was set
+        // back would say of some that they are yet to come.
+        let Some(last) = storage.newest_key()? else {
+            return Ok(0);
         };
         let (mut removed, mut after) = (0, None);
         loop {
-            let page = storage.keys(&filter, after, PAGE_ROWS_MAX)?;
+            let page = storage.keys(filter, after, PAGE_ROWS_MAX)?;
+            let is_last = page.items.last().is_some_and(|key| last < key.id);
             let keys: Vec<KeyFence> = page
                 .items
                 .iter()
-                .filter(|key| key.view.status != KeyStatus::Pending)
+                .filter(|key| key.id <= last && key.view.status != KeyStatus::Pending)
                 .map(|key| KeyFence {
                     key: key.id,
                     token: key.token,
@@ -153,8 +151,8 @@ impl IdempotencyStore {
                 removed += receipt.outcomes.iter().map(removed_by).sum::<u64>();
             }
             match page.next {
-                Some(next) => after = Some(next),
-                None => return Ok(removed),
+                Some(next) if !is_last => after = Some(next),
+                _ => return Ok(removed),
             }
         }
     }

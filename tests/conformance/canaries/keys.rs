@@ -320,6 +320,10 @@ impl KeyStorage for Canary {
         })
     }
 
+    fn newest_key(&self) -> Result<Option<KeyId>, StorageError> {
+        self.answer(self.store.newest_key())
+    }
+
     fn keys(
         &self,
         filter: &KeyFilter,

@@ -167,6 +167,23 @@ pub(crate) fn lists_show_each_key_once(store: &dyn Storage, clock: &ManualClock)
 
 /// Goal: only an outcome goes, and only the one that was seen. Method: what is
 /// pending, in doubt, executed again or gone, beside one that may go.
+/// Goal: a walk over all keys can end at those that were there when it began.
+pub(crate) fn the_newest_key_has_the_greatest_number(store: &dyn Storage, _: &ManualClock) {
+    assert_eq!(store.newest_key().unwrap(), None);
+    let one = executes(store, &begin_of("one", worker("w")));
+    assert_eq!(store.newest_key().unwrap(), Some(one.fence.key));
+    let two = executes(store, &begin_of("two", worker("w")));
+    assert_eq!(store.newest_key().unwrap(), Some(two.fence.key));
+    done(store, finish(&two, NewOutcome::success("x")));
+    let remove = RemoveKeys {
+        keys: vec![two.fence],
+    };
+    done(store, remove);
+    let three = executes(store, &begin_of("three", worker("w")));
+    assert!(two.fence.key < three.fence.key);
+    assert_eq!(store.newest_key().unwrap(), Some(three.fence.key));
+}
+
 pub(crate) fn only_recorded_outcomes_are_removed(store: &dyn Storage, clock: &ManualClock) {
     let asked = |name: &str| begin_of(name, worker("one"));
     let lost = executes(store, &asked("lost"));

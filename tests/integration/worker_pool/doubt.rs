@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use agentos_core::{
     AttemptOutcome, BeginKey, Begun, BootTime, Commit, Cursor, IdempotencyKey, KeyEntry, KeyFence,
-    KeyFilter, KeyStorage, KeySummary, Limits, NewWorkItem, Page, Receipt, RecordedKey,
+    KeyFilter, KeyId, KeyStorage, KeySummary, Limits, NewWorkItem, Page, Receipt, RecordedKey,
     RenewedPermit, Retry, StalePermit, Storage, StorageError, Timestamp, WorkItemId,
     WorkItemStatus,
 };
@@ -135,6 +135,7 @@ impl KeyStorage for Doubtful {
         fn find_key(&self, key: &IdempotencyKey) -> Result<Option<KeyEntry>, StorageError>;
         fn find_recorded(&self, key: &IdempotencyKey)
             -> Result<Option<RecordedKey>, StorageError>;
+        fn newest_key(&self) -> Result<Option<KeyId>, StorageError>;
         fn keys(&self, filter: &KeyFilter, after: Option<Cursor>, rows: u32)
             -> Result<Page<KeySummary>, StorageError>;
         fn keys_in_doubt(&self, after: Option<Cursor>, rows: u32)

@@ -171,6 +171,10 @@ impl KeyStorage for BrokenStore {
         }
     }
 
+    fn newest_key(&self) -> Result<Option<KeyId>, StorageError> {
+        self.store.newest_key()
+    }
+
     fn keys(
         &self,
         filter: &KeyFilter,

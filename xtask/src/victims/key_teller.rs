@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use agentos_core::{
     Attempt, BeginKey, Begun, BootTime, ClaimRequest, Commit, Cursor, Digest, Fence,
-    IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStorage, KeySummary, Lease, LeaseStorage,
-    Limits, Outlook, Page, Part, Receipt, RecordedKey, Renewed, RenewedPermit, StaleLease,
-    StalePermit, Storage, StorageError, SweepRequest, Swept, TaskId, Timestamp, WorkFilter,
-    WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
+    IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyId, KeyStorage, KeySummary, Lease,
+    LeaseStorage, Limits, Outlook, Page, Part, Receipt, RecordedKey, Renewed, RenewedPermit,
+    StaleLease, StalePermit, Storage, StorageError, SweepRequest, Swept, TaskId, Timestamp,
+    WorkFilter, WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary, WorkListener,
 };
 
 use super::jumps::true_now_us;
@@ -185,6 +185,7 @@ impl KeyStorage for KeyTeller {
     }
 
     as_it_is! {
+        fn newest_key(&self) -> Result<Option<KeyId>, StorageError>;
         fn renew_keys(&self, fences: &[KeyFence], lease: Duration)
             -> Result<Vec<Result<RenewedPermit, StalePermit>>, StorageError>;
         fn keys(&self, filter: &KeyFilter, after: Option<Cursor>, rows: u32)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::StorageError;
-use crate::ids::{IdempotencyKey, TaskId};
+use crate::ids::{IdempotencyKey, KeyId, TaskId};
 use crate::limits::{KEYS_PER_PART_MAX, check_size};
 use crate::records::key::{
     BeginKey, Begun, KeyEntry, KeyFence, KeySummary, RecordedKey, StalePermit,
@@ -97,6 +97,14 @@ pub trait KeyStorage {
     ///
     /// As [`KeyStorage::find_key`].
     fn find_recorded(&self, key: &IdempotencyKey) -> Result<Option<RecordedKey>, StorageError>;
+
+    /// The greatest number that a key has now: keys that are made later have greater
+    /// ones. `None` when there is no key.
+    ///
+    /// # Errors
+    ///
+    /// [`StorageError::Corrupt`], and those of a read.
+    fn newest_key(&self) -> Result<Option<KeyId>, StorageError>;
 
     /// Keys, the oldest first, `rows` at a time. Without a task in the filter it walks
     /// over all of them.

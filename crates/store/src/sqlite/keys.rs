@@ -69,6 +69,17 @@ impl KeyStorage for SqliteStore {
         })
     }
 
+    fn newest_key(&self) -> Result<Option<KeyId>, StorageError> {
+        self.readers.read("reading the newest key", |connection| {
+            let newest: Option<i64> = connection
+                .prepare_cached(statements::KEYS_NEWEST)?
+                .query_row([], |row| row.get(0))?;
+            let damaged = |number| StorageError::corrupt(format!("key {number}"), "its number");
+            let newest = newest.map(|number| KeyId::new(number).map_err(|_| damaged(number)));
+            Ok(newest.transpose()?)
+        })
+    }
+
     fn keys(
         &self,
         filter: &KeyFilter,

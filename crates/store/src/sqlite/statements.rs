@@ -39,6 +39,7 @@ statements! {
     KEYS_LIST = "keys/list.sql";
     KEYS_LIST_OF_TASK = "keys/list_of_task.sql";
     KEYS_LIST_PENDING = "keys/list_pending.sql";
+    KEYS_NEWEST = "keys/newest.sql";
     KEYS_NUMBER = "keys/number.sql";
     KEYS_RECORDED = "keys/recorded.sql";
     KEYS_REMOVE = "keys/remove.sql";

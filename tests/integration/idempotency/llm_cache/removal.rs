@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agentos_core::{IdempotencyKey, TaskId};
+use agentos_core::{IdempotencyKey, KeyFilter, TaskId};
 use agentos_idempotency::{Invalidation, LlmRequest, Role, Scope};
 use agentos_tests::Work;
 use rusqlite::Connection;
@@ -46,6 +46,30 @@ fn a_damaged_answer_is_removed_as_well() {
     assert!(cache.invalidate(&ask("a")).unwrap());
     assert!(!cache.invalidate(&ask("a")).unwrap());
     assert_eq!(model.asked(&cache, &ask("b")).body, "answer 2");
+}
+
+/// Goal: what is removed is what is there, whatever the wall clock says of it. Method:
+/// the clock is set back after the answers were recorded.
+#[test]
+fn answers_of_a_clock_that_was_set_back_are_removed_as_well() {
+    let (work, clock) = clocked();
+    let (cache, model) = (cache(&work), Model::default());
+    let start = cache.gate().storage().now();
+    for prompt in ["a", "b", "c"] {
+        model.asked(&cache, &ask(prompt));
+    }
+    clock.set(start.minus(Duration::from_secs(60)));
+    let connection = Connection::open(work.directory().join("agent.db")).unwrap();
+    let key = ask("a").key().unwrap().to_string();
+    let changed = "UPDATE idempotency_keys SET seal = zeroblob(32) WHERE idempotency_key = ?1";
+    assert_eq!(connection.execute(changed, [key]).unwrap(), 1);
+    assert!(cache.invalidate_key(ask("a").key().unwrap()).unwrap());
+    assert_eq!(cache.invalidate_all(&Invalidation::all()).unwrap(), 2);
+    assert_eq!(model.asked(&cache, &ask("b")).body, "answer 4");
+    let gate = cache.gate();
+    clock.set(start.minus(Duration::from_secs(120)));
+    assert_eq!(gate.remove(&KeyFilter::default()).unwrap(), 1);
+    assert_eq!(gate.remove(&KeyFilter::default()).unwrap(), 0);
 }
 
 #[test]

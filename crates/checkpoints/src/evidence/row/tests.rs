@@ -7,11 +7,11 @@ use std::time::Duration;
 use agentos_core::{
     Attempt, Audit, BeginKey, Begun, BootId, BootTime, BoundedTable, Checkpoint, CheckpointSpan,
     CheckpointStorage, CheckpointSummary, ClaimRequest, Commit, Cursor, EvidenceResult, Fence,
-    FoundCheckpoint, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyStorage, KeySummary, Lease,
-    LeaseStorage, Limits, LogShortened, Outlook, Page, Prunable, PruneCheckpoints, PruneRows,
-    Receipt, Reclaimed, RecordedKey, Renewed, RenewedPermit, RetentionStorage, RowMark, RowRule,
-    RowStorage, SequenceNumber, StaleLease, StalePermit, SweepRequest, Swept, Task, TaskId,
-    TaskStatus, TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem, WorkItemId,
+    FoundCheckpoint, IdempotencyKey, KeyEntry, KeyFence, KeyFilter, KeyId, KeyStorage, KeySummary,
+    Lease, LeaseStorage, Limits, LogShortened, Outlook, Page, Prunable, PruneCheckpoints,
+    PruneRows, Receipt, Reclaimed, RecordedKey, Renewed, RenewedPermit, RetentionStorage, RowMark,
+    RowRule, RowStorage, SequenceNumber, StaleLease, StalePermit, SweepRequest, Swept, Task,
+    TaskId, TaskStatus, TaskStorage, Timestamp, UpkeepStorage, WorkFilter, WorkItem, WorkItemId,
     WorkItemStatus, WorkItemSummary, WorkListener,
 };
 
@@ -257,6 +257,10 @@ impl KeyStorage for Unwilling {
     }
 
     fn find_recorded(&self, _: &IdempotencyKey) -> Result<Option<RecordedKey>, StorageError> {
+        Err((self.0)())
+    }
+
+    fn newest_key(&self) -> Result<Option<KeyId>, StorageError> {
         Err((self.0)())
     }
 
