@@ -30,6 +30,13 @@ impl GateConfig {
 
     /// How long a permit lasts unless it is renewed: 100 ms to 24 h, 30 s unless
     /// changed. So long after a process died what it executed is in flight.
+    ///
+    /// It should be several times as long as the store waits for its write lock at most
+    /// (`busy_timeout`, 5 s unless changed). Where it is not, one that waits for the lock
+    /// that long loses its permits: nothing begins under a permit that is over
+    /// ([`GateStats::late`](crate::GateStats::late)), but what is being executed goes on
+    /// unless it asks, and may be executed a second time meanwhile where it is taken
+    /// over. Of the two one records an outcome.
     #[must_use]
     pub fn permit_lease(mut self, lease: Duration) -> GateConfig {
         self.lease = lease;

@@ -18,7 +18,7 @@ use agentos_core::{
 use crate::config::GateConfig;
 use crate::error::IdempotencyError;
 use crate::limits::{POLL_MIN, UNKNOWN_COMMITS_MAX};
-use crate::permits::{PermitLoss, Permits, Renewing, earlier};
+use crate::permits::{PermitLoss, Permits, Renewing};
 use crate::request::Request;
 use crate::stats::{Counters, GateStats};
 use crate::waiting::Rooms;
@@ -47,7 +47,7 @@ pub(crate) struct Gate {
     pub(crate) config: GateConfig,
     pub(crate) permits: Permits,
     pub(crate) rooms: Rooms,
-    counters: Arc<Counters>,
+    pub(crate) counters: Arc<Counters>,
 }
 
 impl fmt::Debug for Gate {
@@ -67,9 +67,9 @@ impl fmt::Debug for Gate {
 /// worker's own heartbeat renews: then [`HeldPermit::is_lost`] knows nothing, and the
 /// lease is to be asked.
 pub struct HeldPermit {
-    permit: Permit,
-    gate: Arc<Gate>,
-    renewing: Option<Renewing>,
+    pub(crate) permit: Permit,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) renewing: Option<Renewing>,
 }
 
 impl fmt::Debug for HeldPermit {
@@ -102,6 +102,17 @@ impl HeldPermit {
     pub fn loss(&self) -> Option<PermitLoss> {
         let renewing = self.renewing.as_ref()?;
         renewing.flag().loss(&self.gate.storage.boot_now())
+    }
+
+    /// Refuses to go on under a permit that is lost: asked before an execution starts.
+    pub(crate) fn require_held(&self) -> Result<(), StorageError> {
+        match self.loss() {
+            None => Ok(()),
+            Some(PermitLoss::Taken(stale)) => Err((*stale).into()),
+            Some(PermitLoss::Overdue) => Err(StorageError::Busy {
+                waited: self.gate.config.lease,
+            }),
+        }
     }
 }
 
@@ -156,14 +167,18 @@ impl IdempotencyStore {
     /// writer, and for that only when it writes.
     ///
     /// When it returns [`Begin::Execute`], that the key is pending is as durable as a
-    /// commit.
+    /// commit, and the permit is not over: where the store took longer than it lasts, it
+    /// was renewed before it was given. Where that took too long as well, nothing is to be
+    /// executed: what was recorded is there again, or the key is as if it had not been
+    /// begun, or is in doubt if it was so before.
     ///
     /// # Errors
     ///
     /// [`StorageError::Conflict`] when the key stands for another request;
     /// [`StorageError::StaleLease`] when the lease under which it is to be executed is
     /// not held; [`StorageError::Corrupt`] when what is recorded is damaged, unless that
-    /// is to be executed again; [`IdempotencyError::Thread`]; and those of
+    /// is to be executed again; [`IdempotencyError::Thread`]; [`StorageError::Busy`] also
+    /// when the permit was over before it could be given; and those of
     /// [`KeyStorage::begin_key`](agentos_core::KeyStorage::begin_key). After
     /// [`StorageError::CommitUnknown`] the key may be pending until its permit has run
     /// out, and in doubt then.
@@ -349,22 +364,28 @@ impl Gate {
             lease: self.config.lease,
             ..request.question(&self.config.owner, self.config.sole_start)
         };
-        if let Some(answer) = self.look(&question)? {
-            return Ok(answer);
-        }
+        let before = match self.look(&question)? {
+            Look::Answered(answer) => return Ok(answer),
+            Look::Writes(before) => before,
+        };
         let needs_renewing = request.under.is_none();
         if needs_renewing {
             // Before anything is begun that could not be renewed.
             self.permits.start()?;
         }
         let begin = request.fill(question);
-        let counted = self.storage.boot_now().plus(self.config.lease);
+        let asked = self.storage.boot_now();
         match self.storage.begin_key(&begin)? {
-            Begun::Execute(mut permit) => {
-                let renewing = needs_renewing.then(|| {
-                    permit.deadline = earlier(&counted, &permit.deadline);
-                    self.permits.hold(permit.fence, permit.deadline.clone())
-                });
+            Begun::Execute(permit) => {
+                let Some(permit) = self.in_time(permit, &asked, before)? else {
+                    // Somebody else has it by now.
+                    return match self.look(&begin)? {
+                        Look::Answered(answer) => Ok(answer),
+                        Look::Writes(_) => Err(self.busy_since(&asked).into()),
+                    };
+                };
+                let renewing = needs_renewing
+                    .then(|| self.permits.hold(permit.fence, permit.deadline.clone()));
                 Ok(Begin::Execute(HeldPermit {
                     permit,
                     gate: Arc::clone(self),
@@ -377,20 +398,20 @@ impl Gate {
         }
     }
 
-    /// Looks for an answer without a lock. `None`: something is to be written.
-    fn look(&self, question: &BeginKey) -> Result<Option<Begin>, IdempotencyError> {
+    /// Looks for an answer without a lock.
+    fn look(&self, question: &BeginKey) -> Result<Look, IdempotencyError> {
         let found = match self.storage.find_key(&question.key) {
             Err(StorageError::Corrupt { what, cause }) => {
                 self.counters.damaged.add(1);
                 if question.on_damaged == OnDamaged::Refuse {
                     return Err(StorageError::Corrupt { what, cause }.into());
                 }
-                return Ok(None);
+                return Ok(Look::Writes(None));
             }
             found => found?,
         };
         let decision = question.decide(found.as_ref().map(|entry| &entry.summary.view));
-        Ok(match (decision, found) {
+        let answer = match (decision, found) {
             (KeyDecision::Conflict, _) => {
                 return Err(StorageError::Conflict {
                     what: "idempotency key",
@@ -401,9 +422,18 @@ impl Gate {
             (KeyDecision::Replay, Some(entry)) => Some(Begin::Replay(Box::new(entry))),
             (KeyDecision::InFlight, Some(entry)) => entry.summary.view.permit.map(Begin::InFlight),
             (KeyDecision::InDoubt, Some(entry)) => entry.summary.view.permit.map(Begin::InDoubt),
-            _ => None,
-        })
+            (_, before) => return Ok(Look::Writes(before.map(Box::new))),
+        };
+        Ok(answer.map_or(Look::Writes(None), Look::Answered))
     }
+}
+
+/// What a look at a key comes to.
+enum Look {
+    /// This is the answer.
+    Answered(Begin),
+    /// Something is to be written; what was there, as far as it could be read.
+    Writes(Option<Box<KeyEntry>>),
 }
 
 /// Whether what is there is the outcome of this execution.

@@ -37,6 +37,7 @@ mod error;
 mod gate;
 mod kept;
 mod key;
+mod late;
 pub mod limits;
 mod llm_cache;
 mod permits;

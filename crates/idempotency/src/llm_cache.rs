@@ -154,6 +154,7 @@ impl LlmOutputCache {
                 }
                 self.counters.miss(Some(execution), options.refresh);
                 let mut unpaid = Unpaid::new(self, permit);
+                unpaid.require_held()?;
                 crash_point!("model.before_asked");
                 let answer = generate().map_err(CacheError::Generate)?;
                 crash_point!("model.answered");
@@ -432,6 +433,13 @@ impl<'c> Unpaid<'c> {
             permit: Some(permit),
             is_paid: false,
         }
+    }
+
+    /// Nobody is paid under a permit that is lost.
+    fn require_held(&self) -> Result<(), StorageError> {
+        self.permit
+            .as_ref()
+            .map_or(Ok(()), HeldPermit::require_held)
     }
 
     /// Records the outcome. The permit stays unless it is used or lost.

@@ -35,6 +35,8 @@ pub struct GateStats {
     pub renewal_errors: u64,
     /// Permits that were lost while they were held here.
     pub lost: u64,
+    /// Permits that were over before the store had given them, and were given back.
+    pub late: u64,
 }
 
 /// The part that `part` is of itself and `rest` together; 0 when both are 0.
@@ -78,6 +80,7 @@ pub(crate) struct Counters {
     pub(crate) renewed: Counter,
     pub(crate) renewal_errors: Counter,
     pub(crate) lost: Counter,
+    pub(crate) late: Counter,
 }
 
 impl Counters {
@@ -98,6 +101,7 @@ impl Counters {
             renewed: self.renewed.get(),
             renewal_errors: self.renewal_errors.get(),
             lost: self.lost.get(),
+            late: self.late.get(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod answers;
 mod doubt;
+mod late;
 mod outcomes;
 mod permits;
 mod together;

@@ -141,7 +141,11 @@ impl RunningCall {
         F: FnOnce(&CallContext<'_>) -> Result<ToolOutput, ToolFailure>,
     {
         crash_point!("tool.before_run");
-        let result = body(&self.context());
+        let result = if self.guard.is_lost() {
+            Err(ToolFailure::not_done("its permit was lost before it ran"))
+        } else {
+            body(&self.context())
+        };
         crash_point!("tool.ran");
         self.end(result)
     }
