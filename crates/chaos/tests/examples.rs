@@ -68,7 +68,7 @@ fn drive(config: &Config, dir: &TempDir) -> Chaos {
 /// the reason of the first.
 fn is_found(config: &Config, families: &[Family]) -> Vec<String> {
     let dir = TempDir::new().unwrap();
-    let report = drive(config, &dir).run();
+    let report = drive(config, &dir).budget(60).run();
     let text = terminal::render(&report);
     assert_eq!(report.exit_code(), 1, "{text}");
     for family in families {
@@ -204,7 +204,7 @@ fn an_order_and_its_invoice_survive_together() {
 fn an_order_and_its_invoice_do_not_survive_apart() {
     let dir = TempDir::new().unwrap();
     let drive = Chaos::new(shop("apart")).seed(SEED).artifacts(dir.path());
-    let report = drive.every_syscall().run();
+    let report = drive.every_syscall().budget(40).run();
     assert_eq!(report.exit_code(), 1, "{}", terminal::render(&report));
     assert_eq!(report.violations[0].reasons, ["1 orders, 0 invoices"]);
 }
@@ -290,4 +290,14 @@ fn a_directory_that_is_not_made_ready_is_not_judged() {
             "the machine failed to make a directory ready: the prepare command ended with exit code 1: full"
         ]
     );
+}
+
+#[test]
+fn a_directory_is_made_ready_before_the_program_starts() {
+    let prepare =
+        "[prepare]\nargv = [\"sh\", \"-c\", \"echo $WHO > made\"]\nenv = { WHO = \"{size}\" }";
+    let report = judged(r#"["grep", "-qx", "10", "{dir}/made"]"#, prepare);
+    assert_eq!(report.dry[0].verdict, Verdict::Passed, "{report:?}");
+    let report = judged(r#"["grep", "-qx", "11", "{dir}/made"]"#, prepare);
+    assert_eq!(report.dry[0].verdict, Verdict::Violated, "{report:?}");
 }
