@@ -7,8 +7,6 @@
 //!
 //! Deciding is pure (`derive.rs`, `shrink.rs`, the counts of the report); doing is
 //! in `attempt.rs` and `drive.rs`.
-//! Deciding is pure ([`mod@derive`], [`shrink`], the counts of the report); doing is
-//! in [`attempt`] and [`drive`].
 
 pub(crate) mod attempt;
 mod calls;
