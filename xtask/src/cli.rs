@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use agentos_chaos::{JOBS_MAX, RUNS_MAX, SCENARIO_TIMEOUT_DEFAULT, Strike};
+use agentos_chaos::{JOBS_MAX, RUNS_MAX, SCENARIO_TIMEOUT_DEFAULT, SHRINK_RUNS_MAX, Strike};
 use clap::{Args, Parser, Subcommand};
 
 use crate::any_program::ProgramArgs;
@@ -117,6 +117,9 @@ pub(crate) struct ExhaustiveArgs {
     /// How much the victim has to do; each scenario has a size of its own.
     #[arg(long, value_name = "N", requires = "exhaustive", value_parser = clap::value_parser!(u64).range(1..))]
     pub(crate) size: Option<u64>,
+    /// Runs that making one violation small may take.
+    #[arg(long, value_name = "N", requires = "exhaustive", default_value_t = SHRINK_RUNS_MAX)]
+    pub(crate) shrink_runs: u32,
     /// Make this strike of the one scenario that is named, and no other.
     #[arg(long, value_name = "STRIKE", requires = "exhaustive", conflicts_with_all = ["points", "calls", "faults", "budget"])]
     pub(crate) strike: Option<Strike>,

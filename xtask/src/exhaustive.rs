@@ -122,6 +122,7 @@ fn drive(
             "cargo xtask chaos {name} --exhaustive --strike {strike} --size {size} --seed {seed}{options}"
         )
     });
+    chaos = chaos.shrink_runs(asked.shrink_runs);
     if ways.points {
         chaos = chaos.every_point();
     }

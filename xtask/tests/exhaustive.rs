@@ -159,7 +159,7 @@ fn a_completion_in_two_transactions_is_found_at_a_point_and_shrunk() {
 
 #[test]
 fn an_artifact_that_has_its_name_before_it_is_written_is_found_at_a_call_and_shrunk() {
-    let words = "chaos 1 --exhaustive --calls --size 1 --seed 8141 --budget 60 --canary rename-before-write";
+    let words = "chaos 1 --exhaustive --calls --size 1 --seed 8141 --budget 40 --shrink-runs 10 --canary rename-before-write";
     let strike = found_and_shown_again(words, 1);
     assert!(strike.starts_with("call:"), "{strike}");
 }

@@ -106,12 +106,23 @@ impl Tally {
         let names = names.filter(|line| line.family == Family::Point && line.counted > 0);
         let names: std::collections::BTreeSet<_> = names.map(|line| &line.name).collect();
         together.points = names.len();
-        let violations = reports.iter().flat_map(|report| &report.violations);
+        let dry = |report: &ChaosReport| -> Vec<String> {
+            let dry = report.dry.iter();
+            let violated = dry.filter(|run| run.fate() == Fate::Violated);
+            violated.map(|run| run.replay.clone()).collect()
+        };
+        let found = |report: &ChaosReport| -> Vec<String> {
+            let found = report.violations.iter();
+            found.map(|found| found.replay.clone()).collect()
+        };
+        let replays = reports
+            .iter()
+            .flat_map(|one| [dry(one), found(one)].concat());
         Tally {
             lines,
             together,
             points,
-            replays: violations.map(|found| found.replay.clone()).collect(),
+            replays: replays.collect(),
         }
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Traces {
     /// Calls that the model counted, and how many of them were paid again.
     calls: usize,
     paid_again: u64,
+    /// Whether what is to be one commit is known by its moment.
+    pub(super) by_moments: bool,
 }
 
 impl Traces {
@@ -69,6 +71,7 @@ impl Traces {
             resolved: 0,
             calls: 0,
             paid_again: 0,
+            by_moments: true,
         })
     }
 
@@ -121,7 +124,7 @@ impl Traces {
         let work = Work::read(&counter.db)?;
         let lives = self.lives.len() as u64;
         broken.extend(judge_claims(&self.tokens, lives, &work, over));
-        for item in work.items.keys().filter(|_| over) {
+        for item in work.items.keys().filter(|_| over && self.by_moments) {
             let attempts = wreck.store.attempts(WorkItemId::new(*item)?)?;
             let ends = attempts.iter().filter_map(|attempt| attempt.end.as_ref());
             let mut ends = ends.filter(|end| end.outcome == AttemptOutcome::Succeeded);

@@ -16,7 +16,7 @@ use agentos_store::sqlite::{Config, SqliteStore};
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 
-use super::{Role, say};
+use super::{BUSY_TIMEOUT, Role, say};
 use crate::canary::Canary;
 
 /// The role of an appender.
@@ -52,7 +52,9 @@ impl Appender {
     }
 
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
-        let store = Arc::new(SqliteStore::open(Config::at(&self.db))?);
+        let store = Arc::new(SqliteStore::open(
+            Config::at(&self.db).busy_timeout(BUSY_TIMEOUT),
+        )?);
         let task = TaskId::new(&self.task)?;
         store.create_task(NewTask::new(task.clone(), "appended to"))?;
         let base = self.db.parent().ok_or("the database has no folder")?;
