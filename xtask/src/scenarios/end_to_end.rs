@@ -54,6 +54,10 @@ const TASK: &str = "counter";
 /// many of a hundred cases, that waits until its predecessor's lease has run out.
 const WORKER: &str = "agent";
 const STRANGERS_PERCENT: u64 = 25;
+/// Of an agent: a stranger waits for it. It outlasts a stall of the machine.
+const LEASE_MS: u64 = 800;
+/// Where nobody waits for it: no stall is as long.
+const LEASE_STRUCK_MS: u64 = 60_000;
 
 pub(crate) const NAME: &str = "end-to-end";
 
@@ -191,6 +195,7 @@ impl Story {
             model,
             caller: String::new(),
             worker: WORKER.into(),
+            lease_ms: LEASE_MS,
             canary,
         };
         Ok(Story {
@@ -222,8 +227,9 @@ impl Story {
         let files = read(&input)?.into();
         let (model, port) = start_model(run)?;
         let mut story = Story::begin(run, "struck", port, iterations, canary, files)?;
-        // The lease of a stranger's predecessor would have to be waited for.
+        // Nobody waits for a lease: the next agent has the name of the one before.
         story.strangers_percent = 0;
+        story.counter.lease_ms = LEASE_STRUCK_MS;
         // That the end is one commit is shown here by a crash in its middle.
         story.traces.by_moments = false;
         let role = story.next_role(run);

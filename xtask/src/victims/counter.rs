@@ -49,8 +49,6 @@ pub(crate) const STEP: &str = "iteration ";
 pub(crate) const COUNT: &str = "count";
 /// More attempts than any story has lives.
 const ATTEMPTS: u32 = 20;
-/// Of its item. It is renewed meanwhile, and outlasts a stall of the machine.
-const LEASE: Duration = Duration::from_millis(800);
 /// After a further loss: the scenario has no time to lose.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -76,6 +74,8 @@ pub(crate) struct Counter {
     /// The name of the worker. One that had the name before is known to be dead; of
     /// others it is waited until their leases have run out.
     pub(crate) worker: String,
+    /// The lease of its item, in milliseconds. It is renewed meanwhile.
+    pub(crate) lease_ms: u64,
     /// How it is broken.
     pub(crate) canary: Option<Canary>,
 }
@@ -150,7 +150,7 @@ impl Counter {
         let (tell, told) = mpsc::channel();
         let pool = WorkerPool::builder(store, worker)
             .threads(1)
-            .lease(LEASE)
+            .lease(Duration::from_millis(self.lease_ms))
             .after_loss(after_loss)
             .handler(COUNT, move |job| {
                 let lived = life.live(job).map_err(|error| error.to_string());
