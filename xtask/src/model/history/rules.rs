@@ -359,7 +359,9 @@ impl Judge<'_> {
             let Call::Write(_, value) = &operation.call else {
                 continue;
             };
-            if let Some(other) = asked.insert(value, at) {
+            // Who was refused for another reason than its lease may ask once more.
+            let other = asked.insert(value, at);
+            if let Some(other) = other.filter(|other| !self.asks_again(*other, at)) {
                 let why = format!("{value:?} was written by two");
                 broken.push(self.broken(Rule::WritesStay, why, &[other, at]));
             }
@@ -406,6 +408,14 @@ impl Judge<'_> {
             latest = latest.max(Some((operation.began, at)));
         }
         broken
+    }
+
+    /// Whether a process makes the same call again after it was refused.
+    fn asks_again(&self, first: usize, second: usize) -> bool {
+        let (first, second) = (self.operation(first), self.operation(second));
+        let same = first.process == second.process && first.call == second.call;
+        let refused = |at: &Moment| *at < second.began;
+        same && matches!(&first.reply, Some((at, Reply::Refused)) if refused(at))
     }
 }
 
