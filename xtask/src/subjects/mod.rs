@@ -7,6 +7,7 @@
 mod clock_jump;
 mod concurrent_checkpoints;
 mod end_to_end;
+mod every_row;
 mod in_doubt;
 mod kill_9_recovery;
 mod kill_during_upkeep;
@@ -46,5 +47,6 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Subject> {
         single_flight::subject(canary),
         kill_during_upkeep::subject(canary),
         store_lifecycle::subject(canary),
+        every_row::subject(canary),
     ]
 }

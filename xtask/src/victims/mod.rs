@@ -7,6 +7,7 @@
 mod agent;
 mod appender;
 mod caller;
+mod clerk;
 mod counter;
 mod holder;
 mod janitor;
@@ -47,6 +48,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::agent::{Agent, LINES_PER_ITERATION, Progress, artifact_of, input_lines};
 pub(crate) use self::appender::{Appender, State};
 pub(crate) use self::caller::{Caller, ToldCall, standing_at};
+pub(crate) use self::clerk::{CLERKS_TASK, Clerk, clerks_steps, steps_done};
 pub(crate) use self::counter::{ANSWER_EVENT, Counter, Mind, Report, STEP, WORKED_LOG, names};
 pub(crate) use self::holder::{HeldLease, Holder};
 pub(crate) use self::janitor::{AUDITS_KEPT, Janitor, KEPT, numbered, results, retention, state};
@@ -83,6 +85,8 @@ pub(crate) enum Role {
     Appender(Appender),
     /// Makes calls through the ledger of tools, and may stand still in one.
     Caller(Caller),
+    /// Writes rows of every kind, step by step.
+    Clerk(Clerk),
     /// Counts words in iterations, until it has an exact answer.
     Counter(Counter),
     /// Claims work and holds it.
@@ -131,6 +135,7 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Agent(agent) => agent.run(),
         Role::Appender(appender) => appender.run(),
         Role::Caller(caller) => caller.run(),
+        Role::Clerk(clerk) => clerk.run(),
         Role::Counter(counter) => counter.run(),
         Role::Holder(holder) => holder.run(),
         Role::Janitor(janitor) => janitor.run(),
