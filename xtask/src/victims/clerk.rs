@@ -263,10 +263,10 @@ impl Desk {
         self.end("cancel", CancelWork { item, reason }.into())
     }
 
-    /// An earlier start of the same name holds all.
+    /// An earlier start of the same name holds all: one whose name is less.
     fn give_up(&self) -> Fallible<()> {
         let earlier = Worker {
-            incarnation: Incarnation::new("earlier")?,
+            incarnation: Incarnation::new("0")?,
             ..self.me.clone()
         };
         self.claim(&earlier, 2)?;
