@@ -395,7 +395,8 @@ impl Struck {
         if story.outcome.verdict != Verdict::Passed {
             return Ok(());
         }
-        story.janitor.rounds = Some(1);
+        // In which as much is appended as is kept.
+        story.janitor.rounds = Some(2);
         let mut next = story.start(run)?;
         let exit = next.wait_for_exit(PATIENCE)?;
         story

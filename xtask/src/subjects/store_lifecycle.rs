@@ -21,7 +21,7 @@ use crate::victims::{
 };
 
 /// For the one who goes on; the machine may be busy.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(50);
 /// Rows asked for at a time; there are not more.
 const PAGE: u32 = 1000;
 

@@ -18,9 +18,9 @@ use agentos_core::{
     TaskStorage, TouchKeys, Verification, WorkItemId, WorkItemStatus, Worker, WorkerId,
 };
 use agentos_idempotency::{
-    Begin, CacheConfig, CallContext, CacheError, DoubtfulCall, GateConfig, IdempotencyStore, LedgerConfig,
-    LlmAnswer, LlmOutputCache, LlmRequest, OnDoubt, Request, ToolCall, ToolError, ToolFailure,
-    ToolLedger, ToolOutcome,
+    Begin, CacheConfig, CacheError, CallContext, DoubtfulCall, GateConfig, IdempotencyStore,
+    LedgerConfig, LlmAnswer, LlmOutputCache, LlmRequest, OnDoubt, Request, ToolCall, ToolError,
+    ToolFailure, ToolLedger, ToolOutcome,
 };
 use agentos_recovery::{RecoverySweep, SweepConfig};
 use agentos_store::sqlite::{Config, SqliteStore};

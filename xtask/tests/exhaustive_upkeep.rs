@@ -1,0 +1,87 @@
+//! Subjects of calls in doubt, of many who ask the same, of upkeep and of a store's life:
+//! each is worth something, since a way of being broken is found by striking its victim at
+//! every point.
+
+use std::path::Path;
+use std::time::Duration;
+
+use agentos_process::{CommandSpec, Finished, Outcome};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(180);
+
+fn chaos(arguments: &[&str], artifacts: &Path) -> Finished {
+    let spec = CommandSpec::new(env!("CARGO_BIN_EXE_xtask"))
+        .arg("chaos")
+        .args(arguments)
+        .args(["--json", "-", "--artifacts"])
+        .arg(artifacts)
+        .timeout(PATIENCE)
+        .max_output(64 << 20);
+    agentos_process::run(&spec).unwrap()
+}
+
+/// Goal: the subject's check is worth something. Method: a canary breaks the victim and
+/// nothing else; some strike in this way, or already nobody's, must show it, for this
+/// reason.
+fn is_found(subject: &str, way: &str, canary: &str, size: &str, reason: &str) {
+    let artifacts = tempfile::tempdir().unwrap();
+    let words = [subject, "--exhaustive", way, "--canary", canary];
+    let more = ["--size", size, "--seed", "13"];
+    let finished = chaos(&[&words[..], &more[..]].concat(), artifacts.path());
+    let out = String::from_utf8_lossy(&finished.stdout);
+    let err = String::from_utf8_lossy(&finished.stderr);
+    assert_eq!(
+        finished.outcome,
+        Outcome::Exited { code: 1 },
+        "{subject} {canary}: {err}\n{out}"
+    );
+    let report: Value = serde_json::from_str(&out).unwrap();
+    let subject = report["subjects"][0].to_string();
+    assert!(subject.contains(reason), "{canary}: {subject}");
+}
+
+/// The intent of a call is not written before it is executed.
+#[test]
+fn a_call_that_is_not_begun_before_it_is_executed_is_found() {
+    is_found(
+        "in-doubt",
+        "--points",
+        "begin-unwritten",
+        "1",
+        "the world has",
+    );
+}
+
+/// Two look whether a key is free before one of them takes it.
+#[test]
+fn a_look_and_a_write_that_are_two_things_are_found() {
+    is_found(
+        "single-flight",
+        "--points",
+        "check-then-act",
+        "2",
+        "calls to the server",
+    );
+}
+
+/// A copy that is written over the earlier one is half of either for a while.
+#[test]
+fn a_backup_that_is_written_over_the_one_before_is_found() {
+    is_found(
+        "kill-during-upkeep",
+        "--calls",
+        "copy-over",
+        "1",
+        "in the backup: it does not open",
+    );
+}
+
+/// A checkpoint and the line that tells of it are one commit.
+#[test]
+fn two_commits_that_should_be_one_are_found() {
+    let reason = "the newest checkpoint is Some";
+    is_found("store-lifecycle", "--points", "audit-apart", "1", reason);
+    let reason = "verify has its rows";
+    is_found("every-row", "--points", "audit-apart", "2", reason);
+}
