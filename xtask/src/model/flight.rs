@@ -33,6 +33,16 @@ impl fmt::Display for Asking {
     }
 }
 
+/// A call that the model counted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Called {
+    pub(crate) who: Asking,
+    /// For which request, if it is one.
+    pub(crate) request: Option<usize>,
+    /// When it arrived, by the clock of all.
+    pub(crate) at: i64,
+}
+
 /// All that was seen.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Flights {
@@ -40,10 +50,12 @@ pub(crate) struct Flights {
     pub(crate) expected: Vec<String>,
     /// Threads of each process.
     pub(crate) threads: u64,
-    /// The calls that the model counted, in order: who, and which request, if it is one.
-    pub(crate) calls: Vec<(Asking, Option<usize>)>,
+    /// The calls that the model counted, in order.
+    pub(crate) calls: Vec<Called>,
     /// What each thread was answered, in order: which request, and what.
     pub(crate) answered: BTreeMap<Asking, Vec<(usize, String)>>,
+    /// When anybody was first answered to a request, by the same clock.
+    pub(crate) first_answered: BTreeMap<usize, i64>,
     /// The starts that were killed.
     pub(crate) killed: BTreeSet<String>,
     /// Those that were left to their end.
@@ -56,20 +68,31 @@ impl Flights {
     }
 
     /// The call that was under way in each thread that was killed: its last one, unless
-    /// the thread said that it was answered.
+    /// the thread said that it was answered. Not one whose answer is known to have been
+    /// recorded, since somebody was given it before the next call: that call makes good
+    /// for nothing.
     fn in_flight(&self) -> Vec<usize> {
-        let mut last: BTreeMap<&Asking, usize> = BTreeMap::new();
-        for (who, request) in &self.calls {
-            if let Some(request) = request {
-                last.insert(who, *request);
+        let mut last: BTreeMap<&Asking, (usize, usize)> = BTreeMap::new();
+        for (place, call) in self.calls.iter().enumerate() {
+            if let Some(request) = call.request {
+                last.insert(&call.who, (place, request));
             }
         }
-        let cut_off = last.into_iter().filter(|(who, request)| {
+        let cut_off = last.into_iter().filter(|(who, (place, request))| {
             let answered = self.answers(who);
             let answered = answered.iter().any(|(one, _)| one == request);
-            self.killed.contains(&who.life) && !answered
+            self.killed.contains(&who.life) && !answered && !self.is_made_good(*place, *request)
         });
-        cut_off.map(|(_, request)| request).collect()
+        cut_off.map(|(_, (_, request))| request).collect()
+    }
+
+    /// Whether anybody was answered to a request before it was called for once more.
+    fn is_made_good(&self, place: usize, request: usize) -> bool {
+        let mut later = self.calls.iter().skip(place + 1);
+        let next = later.find(|call| call.request == Some(request));
+        let answered = self.first_answered.get(&request);
+        next.zip(answered)
+            .is_some_and(|(next, answered)| *answered < next.at)
     }
 
     /// How many calls were under way at the kills.
@@ -101,7 +124,7 @@ impl Flights {
                  {requests} requests, {cut_off} in flight at the kills"
             ));
         }
-        for (who, request) in &self.calls {
+        for Called { who, request, .. } in &self.calls {
             let known = self.killed.contains(&who.life) || self.ended.contains(&who.life);
             if request.is_none() || !known {
                 broken.push(format!(
@@ -110,7 +133,7 @@ impl Flights {
             }
         }
         for request in 0..requests {
-            let of = |one: &&(Asking, Option<usize>)| one.1 == Some(request);
+            let of = |one: &&Called| one.request == Some(request);
             let calls = self.calls.iter().filter(of).count();
             let again = in_flight.iter().filter(|one| **one == request).count();
             if calls == 0 {

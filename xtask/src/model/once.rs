@@ -27,6 +27,9 @@ use std::fmt;
 pub(crate) use self::lines::{Event, LineError, line, parse};
 pub(crate) use self::rules::judge_once;
 
+/// The name of the error after which nobody knows whether a key was begun.
+pub(crate) const COMMIT_UNKNOWN: &str = "commit-unknown";
+
 /// A moment of the clock that all processes read, in microseconds.
 pub(crate) type Moment = i64;
 
@@ -91,6 +94,8 @@ pub(crate) enum Answer {
     Resolved,
     /// Something else went wrong. Of what it asked for last nothing is known.
     Failed,
+    /// It was given an error of this name before any body, and was not made to wait.
+    Erred(String),
 }
 
 /// One call of one process about one key.

@@ -23,7 +23,7 @@ use super::{fact, same};
 use crate::canary::Canary;
 use crate::chat::{Pace, answer, calls_of, completion, digest, prompt};
 use crate::checks::Wreck;
-use crate::model::flight::{Asking, Flights};
+use crate::model::flight::{Asking, Called, Flights};
 use crate::model::once::{LineError, Policy, judge_once, parse};
 use crate::victims::{
     Heard, Model, PAYS, Payer, Role, TELLS, outcome_digest, port_of, spec, true_now_us,
@@ -175,7 +175,11 @@ impl Story {
             let who = who.ok_or_else(|| Failure::new(format!("a call of {:?}", call.caller)))?;
             let request = digests.iter().position(|one| *one == call.request);
             if !request.is_some_and(|request| self.unkept.remove(&(who.clone(), request))) {
-                self.flights.calls.push((who, request));
+                self.flights.calls.push(Called {
+                    who,
+                    request,
+                    at: call.begun_us,
+                });
             }
         }
         server.kill()?;
@@ -276,7 +280,11 @@ impl Story {
                 life: self.members[place].role.life(),
                 thread: heard.thread,
             };
-            if !heard.is_kept {
+            if heard.is_kept {
+                let first = &mut self.flights.first_answered;
+                let first = first.entry(heard.request).or_insert(heard.at_us);
+                *first = heard.at_us.min(*first);
+            } else {
                 self.unkept.insert((who.clone(), heard.request));
             }
             let answers = self.flights.answered.entry(who).or_default();

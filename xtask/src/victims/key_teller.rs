@@ -21,7 +21,7 @@ use agentos_core::{
 
 use super::jumps::true_now_us;
 use super::say;
-use crate::model::once::{Answer, Ended, Event, Execution, line};
+use crate::model::once::{Answer, COMMIT_UNKNOWN, Ended, Event, Execution, line};
 use crate::port::{as_it_is, passes_on};
 
 /// What stands before each line of the history.
@@ -34,6 +34,31 @@ pub(crate) struct KeyTeller {
     process: String,
     /// How many calls were begun.
     calls: AtomicU64,
+}
+
+/// How a call of the gate came out for its caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Came {
+    /// With an answer.
+    Answered,
+    /// Somebody else was at it all the time.
+    InFlight,
+    /// With an error of this name.
+    Erred(&'static str),
+}
+
+impl Came {
+    /// With this error of the store.
+    pub(crate) fn of(error: Option<&StorageError>) -> Came {
+        Came::Erred(match error {
+            Some(StorageError::Busy { .. }) => "busy",
+            Some(StorageError::Corrupt { .. }) => "corrupt",
+            Some(StorageError::Conflict { .. }) => "conflict",
+            Some(StorageError::StaleLease(_)) => "stale",
+            Some(StorageError::CommitUnknown(_)) => COMMIT_UNKNOWN,
+            _ => "other",
+        })
+    }
 }
 
 /// What the call of a thread has done so far.
@@ -84,14 +109,18 @@ impl KeyTeller {
         self.tell(&Event::Asks)
     }
 
-    /// Ends it: with an answer, or because somebody else is at it.
-    pub(crate) fn told(&self, is_answered: bool) -> io::Result<()> {
+    /// Ends it, as it came out.
+    pub(crate) fn told(&self, came: &Came) -> io::Result<()> {
         let answer = note(|call| match (call.started, call.recorded, &call.seen) {
             (true, true, _) => Answer::Recorded,
             (true, false, _) if call.ended => Answer::Refused,
             (true, false, _) => Answer::Failed,
-            (false, _, Some(seen)) if is_answered => Answer::Replayed(seen.clone()),
-            (false, _, _) => Answer::InFlight,
+            (false, _, seen) => match (came, seen) {
+                (Came::Answered, Some(seen)) => Answer::Replayed(seen.clone()),
+                (Came::Answered, None) => Answer::Erred("unseen".into()),
+                (Came::InFlight, _) => Answer::InFlight,
+                (Came::Erred(why), _) => Answer::Erred((*why).into()),
+            },
         });
         match answer {
             Some(answer) => self.tell(&Event::Told(answer)),

@@ -17,7 +17,8 @@ use agentos_store::sqlite::Config;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::key_teller::KeyTeller;
+use super::jumps::true_now_us;
+use super::key_teller::{Came, KeyTeller};
 use super::{BUSY_TIMEOUT, ack, in_threads, say};
 use crate::broken_store;
 use crate::canary::Canary;
@@ -62,6 +63,8 @@ pub(crate) struct Heard {
     pub(crate) origin: String,
     /// Whether others get it too, by the cache's own word.
     pub(crate) is_kept: bool,
+    /// When it had come, in microseconds of the boot-time clock.
+    pub(crate) at_us: i64,
 }
 
 impl Payer {
@@ -100,6 +103,7 @@ impl Payer {
                 answer,
                 origin,
                 is_kept,
+                at_us: true_now_us(),
             })?;
         }
         Ok(())
@@ -134,7 +138,12 @@ impl Payer {
         }
         teller.asks(request.key()?)?;
         let answer = cache.call(&request, &options, pay);
-        teller.told(answer.is_ok())?;
+        teller.told(&match &answer {
+            Ok(_) => Came::Answered,
+            Err(CacheError::InFlight { .. }) => Came::InFlight,
+            Err(CacheError::Gate(error)) => Came::of(error.storage()),
+            Err(_) => Came::of(None),
+        })?;
         match answer {
             Ok(cached) => {
                 let (origin, is_kept) = (format!("{:?}", cached.origin), cached.stored());

@@ -5,6 +5,14 @@ fn asking(life: &str, thread: u64) -> Asking {
     Asking { life, thread }
 }
 
+fn called(who: &Asking, request: usize, at: i64) -> Called {
+    Called {
+        who: who.clone(),
+        request: Some(request),
+        at,
+    }
+}
+
 fn answer(request: usize) -> (usize, String) {
     (request, format!("answer {request}"))
 }
@@ -17,10 +25,11 @@ fn kept() -> Flights {
         expected: vec![answer(0).1, answer(1).1],
         threads: 1,
         calls: vec![
-            (killed.clone(), Some(0)),
-            (killed.clone(), Some(1)),
-            (ended.clone(), Some(1)),
+            called(&killed, 0, 10),
+            called(&killed, 1, 20),
+            called(&ended, 1, 30),
         ],
+        first_answered: [(0, 15), (1, 35)].into(),
         answered: [
             (killed, vec![answer(0)]),
             (ended, vec![answer(0), answer(1)]),
@@ -43,13 +52,13 @@ type Change = (fn(&mut Flights), &'static str);
 
 #[test]
 fn whatever_is_wrong_is_told() {
-    let changes: [Change; 8] = [
+    let changes: [Change; 9] = [
         (
-            |all| all.calls.push((asking("b.1", 0), Some(0))),
+            |all| all.calls.push(called(&asking("b.1", 0), 0, 40)),
             "4 calls to the server, and at most 3",
         ),
         (
-            |all| all.calls.push((asking("b.1", 0), Some(0))),
+            |all| all.calls.push(called(&asking("b.1", 0), 0, 40)),
             "2 calls for request 0, of which 0",
         ),
         (
@@ -63,7 +72,10 @@ fn whatever_is_wrong_is_told() {
             "3 calls to the server, and at most 2",
         ),
         (|all| all.killed.clear(), "which nobody was to ask"),
-        (|all| all.calls[0].1 = None, "nobody called for request 0"),
+        (
+            |all| all.calls[0].request = None,
+            "nobody called for request 0",
+        ),
         (
             |all| {
                 all.answered.entry(asking("a.1", 0)).or_default()[0]
@@ -80,6 +92,13 @@ fn whatever_is_wrong_is_told() {
                     .push(answer(1))
             },
             "b.1/0 was answered twice to one request",
+        ),
+        (
+            // Others were given the answer before it was called for again.
+            |all| {
+                all.first_answered.insert(1, 25);
+            },
+            "2 calls for request 1, of which 0",
         ),
         (|all| all.threads = 2, "b.1/1 was answered 0 requests of 2"),
     ];

@@ -44,6 +44,7 @@ pub(crate) fn line(at: Moment, process: &str, call: u64, key: &str, event: &Even
         Event::Told(Answer::InDoubt) => "in-doubt".into(),
         Event::Told(Answer::Resolved) => "resolved".into(),
         Event::Told(Answer::Failed) => "failed".into(),
+        Event::Told(Answer::Erred(why)) => format!("erred {why}"),
     };
     format!("{at} {process} {call} {key} {event}\n")
 }
@@ -205,7 +206,9 @@ fn may_be_told(call: &Call, answer: &Answer) -> bool {
     let ended = call.body.as_ref().map(|body| body.ended.is_some());
     match answer {
         Answer::Recorded | Answer::Refused => ended == Some(true),
-        Answer::Replayed(_) | Answer::InFlight | Answer::InDoubt => ended.is_none(),
+        Answer::Replayed(_) | Answer::InFlight | Answer::InDoubt | Answer::Erred(_) => {
+            ended.is_none()
+        }
         Answer::Resolved => ended.is_none() && call.found.is_some(),
         Answer::Failed => ended != Some(false),
     }
@@ -240,6 +243,7 @@ fn read(words: &[&str]) -> Option<Event> {
         ["in-doubt"] => Event::Told(Answer::InDoubt),
         ["resolved"] => Event::Told(Answer::Resolved),
         ["failed"] => Event::Told(Answer::Failed),
+        ["erred", why] => Event::Told(Answer::Erred(why.into())),
         _ => return None,
     })
 }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Answer, Body, Broken, Call, Ended, Execution, History, Moment, Policy, Rule, State};
+use super::{
+    Answer, Body, Broken, COMMIT_UNKNOWN, Call, Ended, Execution, History, Moment, Policy, Rule,
+    State,
+};
 
 /// Judges a history. Nothing is broken when nothing is returned.
 pub(crate) fn judge_once(history: &History, policy: impl Fn(&str) -> Policy) -> Vec<Broken> {
@@ -48,11 +51,23 @@ struct Outcome<'h> {
     from: Moment,
     /// When it was acknowledged, if it was.
     to: Option<Moment>,
+    /// When it, or another one that is the same, was known to be recorded: it was
+    /// acknowledged, or replayed to anybody.
+    known: Option<Moment>,
     digest: &'h str,
 }
 
 fn outcomes<'h>(history: &'h History, calls: &[usize]) -> Vec<Outcome<'h>> {
     let mut outcomes = Vec::new();
+    let known = |digest: &str, from: Moment, told: Option<Moment>| {
+        let replays = calls
+            .iter()
+            .filter_map(|at| match &history.calls[*at].answer {
+                Some((told, Answer::Replayed(replayed))) if replayed == digest => Some(*told),
+                _ => None,
+            });
+        replays.filter(|told| from <= *told).chain(told).min()
+    };
     for &at in calls {
         let call = &history.calls[at];
         if let Some(found) = &call.found
@@ -69,6 +84,7 @@ fn outcomes<'h>(history: &'h History, calls: &[usize]) -> Vec<Outcome<'h>> {
                 begun: found.at,
                 from: found.at,
                 to: told,
+                known: known(digest, found.at, told),
                 digest,
             });
         }
@@ -76,11 +92,13 @@ fn outcomes<'h>(history: &'h History, calls: &[usize]) -> Vec<Outcome<'h>> {
             && let Some((ended, Ended::Outcome(digest))) = &body.ended
             && call.answered(&Answer::Refused).is_none()
         {
+            let told = call.answered(&Answer::Recorded);
             outcomes.push(Outcome {
                 at,
                 begun: body.started,
                 from: *ended,
-                to: call.answered(&Answer::Recorded),
+                to: told,
+                known: known(digest, *ended, told),
                 digest,
             });
         }
@@ -206,9 +224,11 @@ impl Judge<'_> {
     fn nothing_again(&self) -> Vec<Broken> {
         let mut broken = Vec::new();
         for outcome in &self.outcomes {
-            let Some(told) = outcome.to else { continue };
+            let Some(known) = outcome.known else {
+                continue;
+            };
             for (at, call, body) in self.bodies() {
-                if told < call.asked && self.counts(outcome.from, body.started) {
+                if known < call.asked && self.counts(outcome.from, body.started) {
                     let why = format!(
                         "{} started, and {} was recorded",
                         body.execution, outcome.digest
@@ -311,15 +331,18 @@ impl Judge<'_> {
         }
     }
 
-    /// Whether a process died, or was held up, having asked by a moment and not been
-    /// answered by it: it may have begun, and not have come to its body.
+    /// Whether a process died, or was told that nobody knows, having asked by a moment
+    /// and not been answered by it: it may have begun, and not have come to its body.
     fn may_have_begun(&self, by: Moment, since: Moment) -> bool {
         self.calls().any(|(_, call)| {
-            let died = self.has_died(call);
-            call.answer.is_none()
-                && call.body.is_none()
+            let left = match &call.answer {
+                None => self.has_died(call),
+                Some((told, Answer::Erred(why))) if why == COMMIT_UNKNOWN => Some(*told),
+                Some(_) => None,
+            };
+            call.body.is_none()
                 && call.asked <= by
-                && died.is_some_and(|died| since <= died.saturating_add(self.policy.lease))
+                && left.is_some_and(|left| since <= left.saturating_add(self.policy.lease))
         })
     }
 
@@ -420,7 +443,7 @@ impl Judge<'_> {
                 broken.push(self.broken(rule, why, &[at]));
             }
         }
-        for outcome in self.outcomes.iter().filter(|one| one.to.is_some()) {
+        for outcome in self.outcomes.iter().filter(|one| one.known.is_some()) {
             let stays = matches!(state, State::Recorded(_, digest) if digest == outcome.digest);
             if !stays && !self.policy.again && self.policy.ttl.is_none() {
                 let why = format!("{} was recorded, and it is {state:?}", outcome.digest);

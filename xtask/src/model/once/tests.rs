@@ -415,6 +415,57 @@ fn what_was_begun_or_recorded_is_not_forgotten() {
     );
 }
 
+/// Goal: what was replayed is recorded, whether or not its owner came to hear of it.
+/// Method: the owner dies between its commit and the answer; others replay; then the
+/// store knows nothing of it.
+#[test]
+fn what_was_replayed_counts_though_its_owner_died_before_it_was_told() {
+    let lines = |last: &[&'static str]| {
+        let replayed = [
+            "0 one 1 asks",
+            "1 one 1 starts 1/1",
+            "2 one 1 ends d",
+            "3 one dead",
+            "4 two 1 asks",
+            "5 two 1 replayed d",
+        ];
+        [&replayed[..], last].concat()
+    };
+    let again = [
+        "6 three 1 asks",
+        "7 three 1 starts 2/1",
+        "8 three 1 ends d",
+        "9 three 1 recorded",
+        "11 found k recorded 2/1 d",
+    ];
+    for policy in [ASK, TAKE_OVER] {
+        accepted(policy, &lines(&["11 found k recorded 1/1 d"]));
+        rejected(policy, Rule::NothingAgain, &lines(&again));
+        rejected(policy, Rule::NeverForgotten, &lines(&["11 found k absent"]));
+    }
+    // Nobody knows of it before it was replayed.
+    let mut early = lines(&again);
+    early[4..6].copy_from_slice(&["9 two 1 asks", "10 two 1 replayed d"]);
+    accepted(TAKE_OVER, &early);
+}
+
+/// Goal: who was given an error waited for nobody.
+#[test]
+fn an_error_is_neither_a_wait_nor_an_answer() {
+    for why in ["busy", "corrupt", "conflict", "stale", "other"] {
+        let erred = ["0 one 1 asks".to_owned(), format!("1 one 1 erred {why}")];
+        let erred: Vec<&str> = erred.iter().map(String::as_str).collect();
+        accepted(ASK, &erred);
+        let flies = [&erred[..], &["2 two 1 asks", "3 two 1 in-flight"]].concat();
+        rejected(ASK, Rule::InFlightIsHeld, &flies);
+    }
+    let unknown = ["0 one 1 asks", "1 one 1 erred commit-unknown"];
+    let flies = ["2 two 1 asks", "3 two 1 in-flight"];
+    accepted(ASK, &[&unknown[..], &flies].concat());
+    let late = ["102 two 1 asks", "103 two 1 in-flight"];
+    rejected(ASK, Rule::InFlightIsHeld, &[&unknown[..], &late].concat());
+}
+
 #[test]
 fn a_permit_is_not_lost_without_a_reason() {
     let lines = [

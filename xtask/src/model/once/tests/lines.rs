@@ -19,6 +19,7 @@ fn every_event_comes_back_from_its_line() {
                 Answer::Replayed(outcome()),
                 Answer::InFlight,
                 Answer::InDoubt,
+                Answer::Erred("busy".into()),
             ]),
         ),
         (

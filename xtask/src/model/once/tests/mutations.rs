@@ -119,6 +119,23 @@ fn recorded_run_again(history: &mut History, random: &mut Rng) -> Option<()> {
     run_once_more(history, at)
 }
 
+/// The store forgets the answers of killed payers once they were replayed.
+fn killed_replayed_and_run_again(history: &mut History, random: &mut Rng) -> Option<()> {
+    let replayed = |digest: &String, key: &str| {
+        let mut calls = history.calls.iter().filter(|call| call.key == key);
+        calls.any(|call| match &call.answer {
+            Some((_, Answer::Replayed(replayed))) => replayed == digest,
+            _ => false,
+        })
+    };
+    let at = which(history, random, |call| {
+        let body = call.body.as_ref().and_then(|body| body.ended.as_ref());
+        let killed = call.answer.is_none() && history.dead.contains_key(&call.process);
+        matches!(body, Some((_, Ended::Outcome(digest))) if killed && replayed(digest, &call.key))
+    })?;
+    run_once_more(history, at)
+}
+
 fn lost_run_again(history: &mut History, random: &mut Rng) -> Option<()> {
     let at = which(history, random, |call| {
         let body = call.body.as_ref();
@@ -309,9 +326,11 @@ fn found_out_and_run_again(history: &mut History, random: &mut Rng) -> Option<()
 #[test]
 fn every_change_is_rejected_by_its_rule() {
     let [ask, take_over, again, _, ask_again] = POLICIES;
-    let changes: [(Rule, Policy, Change); 18] = [
+    let changes: [(Rule, Policy, Change); 20] = [
         (Rule::NothingAgain, ask, recorded_run_again),
         (Rule::NothingAgain, take_over, recorded_run_again),
+        (Rule::NothingAgain, ask, killed_replayed_and_run_again),
+        (Rule::NothingAgain, take_over, killed_replayed_and_run_again),
         (Rule::OneOutcome, take_over, recorded_run_again),
         (Rule::NothingAgain, ask, found_out_and_run_again),
         (Rule::NeverSilentlyAgain, ask_again, lost_run_again),
