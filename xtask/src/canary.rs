@@ -49,6 +49,8 @@ pub(crate) enum Canary {
     RecordAfter,
     /// Runs a tool again of which nobody knows whether it ran.
     RetryInDoubt,
+    /// Takes the retry of a call that failed for another call of its step.
+    KeepFailedTurn,
     /// Commits the outcome of a tool apart from the checkpoint after it.
     OutcomeApart,
     /// Does so, and acknowledges in between.

@@ -8,6 +8,7 @@ mod history;
 mod life;
 pub(crate) mod once;
 mod passes;
+mod rung;
 mod storm;
 mod tail;
 mod taken;
@@ -28,6 +29,7 @@ pub(crate) use self::life::{
 pub(crate) use self::passes::{
     Output, Pass, Told, judge_calls, judge_effects, judge_pass, judge_struck, output_of,
 };
+pub(crate) use self::rung::judge_rung;
 pub(crate) use self::storm::{STEPS, Step, Stormed, value_after};
 pub(crate) use self::tail::{kept_lines, tail};
 pub(crate) use self::taken::{Taken, Why, judge_deadlines, judge_taken};

@@ -35,6 +35,7 @@ fn kills_cut_questions_and_tools_and_cost_no_more_than_they_may() {
         let metrics = &scenario["metrics"];
         let figure = |name: &str| metrics[name].as_u64().unwrap();
         assert_eq!(figure("effects"), figure("iterations"), "{metrics}");
+        assert_eq!(figure("rings"), 2 * figure("iterations"), "{metrics}");
         let paid = figure("iterations") + figure("paid_again");
         assert_eq!(figure("server_calls"), paid, "{metrics}");
         assert!(figure("paid_again") <= figure("kills"), "{metrics}");
@@ -109,6 +110,11 @@ fn a_ledger_that_records_afterwards_is_caught() {
 #[test]
 fn running_again_what_is_in_doubt_is_caught() {
     is_caught_soon("retry-in-doubt", "and must be Some");
+}
+
+#[test]
+fn a_retry_that_is_taken_for_another_call_is_caught() {
+    is_caught("keep-failed-turn", "of the bell is");
 }
 
 #[test]

@@ -5,7 +5,9 @@
 //!
 //! Method: an agent counts the words of this project's own source files in some
 //! iterations, under the lease of a work item. In each it asks a model, through the
-//! cache, and runs the tool that the model asks for, through the ledger. It runs once in
+//! cache, and runs the tool that the model asks for, through the ledger. Before that it rings
+//! a bell twice, by two calls that look alike; the bell does not ring at the first try of each
+//! iteration, and is tried again. It runs once in
 //! peace. Then another is killed at seeded points
 //! over the whole work, three times at least, and started again each time; it
 //! finds out by itself where to go on, until it says that it is done. Its answer

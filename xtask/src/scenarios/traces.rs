@@ -16,9 +16,10 @@ use agentos_core::{
 use crate::chat::{Pace, calls_of};
 use crate::checks::Wreck;
 use crate::model::{
-    Asking, Kept, Part, conversation, judge_claims, judge_ledger, judge_paid, judge_sent,
+    Asking, Kept, Part, conversation, judge_claims, judge_ledger, judge_paid, judge_rung,
+    judge_sent,
 };
-use crate::victims::{Counter, Model, OUTBOX, Role, STEP, names, port_of, spec};
+use crate::victims::{Counter, Model, OUTBOX, RING, RINGS, RUNG, Role, STEP, names, port_of, spec};
 use crate::work::Work;
 
 /// For the model to listen.
@@ -50,6 +51,8 @@ pub(super) struct Traces {
     tokens: Vec<i64>,
     /// What its tools did.
     effects: usize,
+    /// How often its bell rang.
+    rings: usize,
     /// Calls whose doubt was ended.
     resolved: usize,
     /// Calls that the model counted, and how many of them were paid again.
@@ -68,6 +71,7 @@ impl Traces {
             lives: Vec::new(),
             tokens: Vec::new(),
             effects: 0,
+            rings: 0,
             resolved: 0,
             calls: 0,
             paid_again: 0,
@@ -113,13 +117,18 @@ impl Traces {
         self.heed(counter, lines, killed);
         let done = moments.len() as u64;
         let over = done == counter.iterations;
-        let outbox = match fs::read_to_string(counter.work.join(OUTBOX)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
-            read => read?,
+        let read = |name| match fs::read_to_string(counter.work.join(name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+            read => read,
         };
+        let outbox = read(OUTBOX)?;
         let effects: Vec<&str> = outbox.lines().collect();
         self.effects = effects.len();
         let mut broken = judge_sent(&effects, &self.conversation, done, killed);
+        let rung = read(RUNG)?;
+        let rung: Vec<&str> = rung.lines().collect();
+        self.rings = rung.len();
+        broken.extend(judge_rung(&rung, RINGS, done, killed));
         broken.extend(judge_ledger(&self.kept(wreck, audits)?, moments, killed));
         let work = Work::read(&counter.db)?;
         let lives = self.lives.len() as u64;
@@ -157,6 +166,8 @@ impl Traces {
             ..KeyFilter::default()
         };
         let keys = wreck.store.keys(&filter, None, PAGE)?.items.into_iter();
+        // The bell's are recorded by themselves, and are judged by what rang.
+        let keys = keys.filter(|key| key.operation.as_deref() != Some(RING));
         keys.map(|key| {
             let step = key.detail["step"].as_str();
             let part = step.and_then(|step| step.strip_prefix(STEP)?.parse().ok());
@@ -171,10 +182,11 @@ impl Traces {
     }
 
     /// Figures, by name.
-    pub(super) fn figures(&self) -> [(&'static str, u64); 5] {
+    pub(super) fn figures(&self) -> [(&'static str, u64); 6] {
         [
             ("claims", self.tokens.len() as u64),
             ("effects", self.effects as u64),
+            ("rings", self.rings as u64),
             ("in_doubt", self.resolved as u64),
             ("server_calls", self.calls as u64),
             ("paid_again", self.paid_again),

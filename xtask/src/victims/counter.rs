@@ -3,7 +3,9 @@
 //!
 //! It works on one item of work, under a lease: in each iteration it adds some files to
 //! the statistics, writes what is known so far as an artifact, asks the model, through
-//! the cache, and runs the tool that the model asks for, through the ledger. The tool's
+//! the cache, and runs the tool that the model asks for, through the ledger. Before that it
+//! rings a bell twice, which does not ring at the first try: two calls that look alike, of
+//! which one is tried again. The tool's
 //! outcome and a checkpoint with the whole state and that artifact as evidence are one
 //! commit; the last one holds the answer, the success of the task and the end of the item
 //! as well. Started again, it finds out by itself where to go on, and goes through its
@@ -12,6 +14,7 @@
 //! Where the files of an iteration are read, and nowhere else, a line is added to
 //! a log: how much was worked is counted there, whatever the agent says.
 
+mod bell;
 mod life;
 
 use std::error::Error;
@@ -30,6 +33,7 @@ use agentos_store::sqlite::Config;
 use agentos_worker_pool::{Finish, HandlerError, WorkQueue, WorkerPool};
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::bell::{RING, RINGS, RUNG};
 use self::life::Life;
 use super::talk::Talk;
 use super::tally::{Answer, Tally};

@@ -50,6 +50,9 @@ pub(crate) use self::appender::{Appender, State};
 pub(crate) use self::caller::{Caller, ToldCall, standing_at};
 pub(crate) use self::clerk::{CLERKS_TASK, Clerk, clerks_steps, steps_done};
 pub(crate) use self::counter::{ANSWER_EVENT, Counter, Mind, Report, STEP, WORKED_LOG, names};
+pub(crate) use self::counter::{
+    ANSWER_EVENT, Counter, Mind, RING, RINGS, RUNG, Report, STEP, WORKED_LOG, names,
+};
 pub(crate) use self::holder::{HeldLease, Holder};
 pub(crate) use self::janitor::{AUDITS_KEPT, Janitor, KEPT, numbered, results, retention, state};
 pub(crate) use self::jumps::{JumpingClock, true_now_us};

@@ -13,13 +13,14 @@ use agentos_core::{
     TaskStatus, Worker,
 };
 use agentos_idempotency::{
-    CacheConfig, CallOptions, DoubtfulCall, GateConfig, IdempotencyStore, LedgerConfig, LlmAnswer,
-    LlmOutputCache, LlmRequest, OnDoubt, Prepared, Scope, Step, ToolCall, ToolFailure, ToolLedger,
-    ToolOutput,
+    CacheConfig, CallContext, CallOptions, DoubtfulCall, GateConfig, IdempotencyStore,
+    LedgerConfig, LlmAnswer, LlmOutputCache, LlmRequest, OnDoubt, Prepared, Scope, Step, ToolCall,
+    ToolFailure, ToolLedger, ToolOutput,
 };
 use agentos_worker_pool::{Job, Parts};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::bell::{Bell, RING, RINGS};
 use super::{ANSWER_EVENT, Counter, Fallible, Mind, STEP, WORKED_LOG, artifact_of, names};
 use crate::canary::Canary;
 use crate::chat::Asker;
@@ -36,6 +37,7 @@ pub(super) struct Life {
     cache: LlmOutputCache,
     ledger: ToolLedger,
     outbox: Outbox,
+    bell: Bell,
     names: Vec<String>,
 }
 
@@ -53,6 +55,7 @@ impl Life {
             cache: LlmOutputCache::new(gate.clone(), CacheConfig::default())?,
             ledger: ToolLedger::new(gate, LedgerConfig::new()),
             outbox: Outbox::of(&role.work),
+            bell: Bell::of(&role.work),
             names: names(&role.input)?,
             role: role.clone(),
             store,
@@ -113,6 +116,7 @@ impl Life {
         let part = mind.tally.iteration;
         let before = mind.talk.without_last();
         let said = self.ask(job, asker, part, &before)?;
+        self.ring(job, part)?;
         let called = self.call(job, part, &said, false)?;
         let talk = before.after(&said, &called.output);
         if talk != mind.talk {
@@ -134,6 +138,7 @@ impl Life {
         say(&format!("ask {iteration}"))?;
         let said = self.ask(job, asker, iteration, &mind.talk)?;
         say(&format!("call {iteration}"))?;
+        self.ring(job, iteration)?;
         let called = self.call(job, iteration, &said, true)?;
         mind.talk = mind.talk.after(&said, &called.output);
         say(&format!("prepare {iteration}"))?;
@@ -222,6 +227,33 @@ impl Life {
             output: output.as_bytes().to_vec(),
             how: How::Ledger(prepared),
         })
+    }
+
+    /// Rings as often as it must, and tries each time until it has rung.
+    fn ring(&self, job: &Job, part: u64) -> Fallible<()> {
+        let (step, probe) = (self.step(job, part), self.bell.clone());
+        let call = ToolCall::new(RING, json!({"part": part}))
+            .on_doubt(OnDoubt::verify(move |call: &DoubtfulCall| probe.ask(call)));
+        let mut asked = 0;
+        for _ in 0..RINGS {
+            loop {
+                asked += 1;
+                let ring =
+                    |context: &CallContext<'_>| self.bell.ring(context.idempotency_key(), part);
+                let answer = match self.is(Canary::KeepFailedTurn) {
+                    true => {
+                        let call = call.clone().of_task(&self.task).in_step(step.name());
+                        let call = call.occurrence(asked).under(job.lease());
+                        self.ledger.execute_or_replay(&call, ring)?
+                    }
+                    false => step.execute_or_replay(&call, ring)?,
+                };
+                if answer.is_success() {
+                    break;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn step(&self, job: &Job, part: u64) -> Step {
