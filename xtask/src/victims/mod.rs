@@ -49,7 +49,6 @@ pub(crate) use self::agent::{Agent, LINES_PER_ITERATION, Progress, artifact_of, 
 pub(crate) use self::appender::{Appender, State};
 pub(crate) use self::caller::{Caller, ToldCall, standing_at};
 pub(crate) use self::clerk::{CLERKS_TASK, Clerk, clerks_steps, steps_done};
-pub(crate) use self::counter::{ANSWER_EVENT, Counter, Mind, Report, STEP, WORKED_LOG, names};
 pub(crate) use self::counter::{
     ANSWER_EVENT, Counter, Mind, RING, RINGS, RUNG, Report, STEP, WORKED_LOG, names,
 };
