@@ -16,7 +16,7 @@ use super::{fact, same};
 use crate::canary::Canary;
 use crate::chat::{Completion, Pace, answer, calls_of, completion, digest, prompt};
 use crate::checks::Wreck;
-use crate::model::flight::{Asking, Flights};
+use crate::model::flight::{Asking, Called, Flights};
 use crate::model::{Pass, Told, judge_calls, judge_pass, judge_struck};
 use crate::victims::{AskedAll, DONE, GotBack, Model, Prompter, Role, port_of, spec};
 
@@ -214,9 +214,10 @@ fn judge_rest(
         thread: 0,
     };
     let calls = calls_of(prompter.port)?;
-    let calls = calls.iter().map(|call| {
-        let request = digests.iter().position(|one| *one == call.request);
-        (asking(&call.caller), request)
+    let calls = calls.iter().map(|call| Called {
+        who: asking(&call.caller),
+        request: digests.iter().position(|one| *one == call.request),
+        at: call.begun_us,
     });
     let answered = |told: &[Told<String>]| {
         let told = told
@@ -237,6 +238,11 @@ fn judge_rest(
             (asking(STRUCK), answered(&first)?),
             (asking(name), answered(&second)?),
         ]),
+        // What the struck one was told came before all that was asked after it.
+        first_answered: answered(&first)?
+            .into_iter()
+            .map(|(request, _)| (request, i64::MIN))
+            .collect(),
         killed,
         ended,
     };
