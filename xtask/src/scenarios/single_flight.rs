@@ -17,6 +17,7 @@ use agentos_chaos::{
     Aftermath, Failure, Outcome, Run, Scenario, ScenarioResult, Victim, VictimSpec,
 };
 use agentos_core::{Deadline, IdempotencyKey, KeyFilter, KeyStorage, Stopwatch};
+use agentos_process::Exit;
 
 use super::told::listen_to;
 use super::{fact, same};
@@ -450,8 +451,12 @@ impl Struck {
 
     fn go_on(&mut self, run: &mut Run, after: &Aftermath) -> Fallible<()> {
         let story = &mut self.story;
+        // Who gave up on an error says that it was told of another: nobody was it.
+        let gave_up = !after.finished() && !after.exit().is_some_and(Exit::is_sigkill);
         for line in &after.transcript.lines {
-            story.heed(0, line)?;
+            if !(gave_up && line.starts_with(TELLS) && line.ends_with(" in-flight")) {
+                story.heed(0, line)?;
+            }
         }
         let life = story.members[0].role.life();
         if after.finished() {

@@ -42,7 +42,7 @@ const ATTEMPTS: u32 = 100;
 /// After each lost lease.
 const PAUSE: Duration = Duration::from_millis(1);
 /// For work to be due again.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(10);
 const LEASE: Duration = Duration::from_secs(60);
 const PAGE: u32 = 1000;
 
@@ -270,7 +270,10 @@ impl Desk {
             ..self.me.clone()
         };
         self.claim(&earlier, 2)?;
-        self.sweep.give_up_earlier_starts(&self.me)?;
+        let swept = self.sweep.give_up_earlier_starts(&self.me)?;
+        if swept.recovered != 2 {
+            return Err(format!("{} of 2 leases were given up", swept.recovered).into());
+        }
         self.end("give up", Commit::new())
     }
 

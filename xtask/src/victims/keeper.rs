@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 
 use agentos_core::{AuditLine, BoxError, CheckpointStorage, Commit, NewTask, Storage, TaskId};
-use agentos_recovery::{Mode, run_upkeep};
+use agentos_recovery::{Mode, UpkeepConfig, run_upkeep_with};
 use agentos_store::sqlite::{Config, SqliteStore};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use serde::{Deserialize, Serialize};
@@ -95,7 +95,13 @@ impl Keeper {
         for _ in 0..WRITES {
             self.write(&store, &task)?;
         }
-        let report = run_upkeep(&store, &retention(), Mode::Apply)?;
+        // All of the space that it frees is given back.
+        let config = UpkeepConfig {
+            retention: retention(),
+            free_bytes_kept: 0,
+            ..UpkeepConfig::default()
+        };
+        let report = run_upkeep_with(&store, &config, Mode::Apply)?;
         if let Some(failure) = report.failures.into_iter().next() {
             return Err(failure.error.into());
         }
