@@ -25,7 +25,7 @@ pub(crate) enum Command {
     ///
     /// Exit codes: 0 all scenarios passed; 1 a promise was broken; 2 a scenario
     /// could not be judged, or the command line is wrong; 130 interrupted.
-    Chaos(ChaosArgs),
+    Chaos(Box<ChaosArgs>),
     /// Runs scenarios many times, each time with another seed.
     ///
     /// Exit codes: 0 the gate holds and every run was judged; 1 the gate is

@@ -99,9 +99,11 @@ impl Holder {
             }
         }
         say("waiting")?;
-        while !self.leaves {
+        if self.leaves {
+            return Ok(());
+        }
+        loop {
             thread::park();
         }
-        Ok(())
     }
 }

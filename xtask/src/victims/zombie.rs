@@ -116,7 +116,7 @@ impl Zombie {
             let task = TaskId::new(task)?;
             let lease = self.lost(&task, claim, storage.as_ref())?;
             let worker = lease.holder.clone();
-            let leases = LeaseManager::new(Arc::clone(&storage), worker, config.clone())?;
+            let leases = LeaseManager::new(Arc::clone(&storage), worker, config)?;
             told(tries(storage.as_ref(), &leases, &lease, &task))?;
         }
         if !self.given.is_empty() {
