@@ -28,6 +28,7 @@ fn is_found(subject: &str, way: &str, canary: &str, size: &str, reason: &str) {
     let artifacts = tempfile::tempdir().unwrap();
     let words = [subject, "--exhaustive", way, "--canary", canary];
     let more = ["--size", size, "--seed", "13"];
+    let more = [&more[..], &["--budget", "150", "--shrink-runs", "5"]].concat();
     let finished = chaos(&[&words[..], &more[..]].concat(), artifacts.path());
     let out = String::from_utf8_lossy(&finished.stdout);
     let err = String::from_utf8_lossy(&finished.stderr);
@@ -72,7 +73,7 @@ fn a_backup_that_is_written_over_the_one_before_is_found() {
         "kill-during-upkeep",
         "--calls",
         "copy-over",
-        "1",
+        "2",
         "in the backup: it does not open",
     );
 }
