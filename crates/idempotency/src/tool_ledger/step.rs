@@ -27,7 +27,9 @@ use crate::limits::CALLS_PER_STEP_MAX;
 /// A call counts once its outcome stands. A failure that is to be run again
 /// ([`OnFailure::RunAgain`]) does not: who asks again after it asks for the same call, so
 /// that a retry that succeeded is what a restart replays. With [`OnFailure::Replay`] a
-/// failure counts like a success, and the next identical call is another one.
+/// failure counts like a success, and the next identical call is another one. So whoever
+/// asks twice whatever comes out has made one call after a failure and a success: asked
+/// twice again after a restart, the second one is a new call and runs.
 ///
 /// Identical calls that are made at the same time are told apart by when they arrive: which
 /// of the callers has the first of them is not said, and may be another one after a restart.
