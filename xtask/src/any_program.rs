@@ -90,13 +90,7 @@ fn write(report: &ChaosReport, arguments: &ProgramArgs) -> io::Result<()> {
     }
     if let Some(path) = json {
         let text = crash::json::render(report);
-        written.push(text.and_then(|text| {
-            if chaos::is_stdout(json) {
-                chaos::show(&text)
-            } else {
-                fs::write(path, text)
-            }
-        }));
+        written.push(text.and_then(|text| chaos::put(path, &text)));
     }
     written.into_iter().collect()
 }

@@ -64,6 +64,15 @@ pub(crate) fn show(text: &str) -> io::Result<()> {
     out.flush()
 }
 
+/// Writes a text to a file, or to standard output if that is what the path means.
+pub(crate) fn put(path: &Path, text: &str) -> io::Result<()> {
+    if is_stdout(Some(path)) {
+        show(text)
+    } else {
+        fs::write(path, text)
+    }
+}
+
 /// A violation weighs more than a report that could not be written.
 pub(crate) fn exit_code(written: io::Result<()>, code: u8) -> Result<ExitCode, Box<dyn Error>> {
     match (written, code) {

@@ -48,13 +48,7 @@ fn write(report: &StabilityReport, arguments: &StabilityArgs) -> io::Result<()> 
     }
     if let Some(path) = json {
         let text = stability::json::render(report);
-        written.push(text.and_then(|text| {
-            if chaos::is_stdout(json) {
-                chaos::show(&text)
-            } else {
-                fs::write(path, text)
-            }
-        }));
+        written.push(text.and_then(|text| chaos::put(path, &text)));
     }
     written.into_iter().collect()
 }
