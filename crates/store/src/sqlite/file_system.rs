@@ -4,6 +4,8 @@ use std::io;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD, accessat, statfs, statvfs};
+#[cfg(target_os = "linux")]
+use rustix::fs::{StatxFlags, statx};
 
 /// File systems on which several processes share no memory, or locks do not
 /// hold, by their number in `statfs(2)`. On them a write-ahead log damages the
@@ -53,6 +55,22 @@ pub(crate) fn free_bytes(directory: &Path) -> io::Result<u64> {
     Ok(found.f_bavail.saturating_mul(found.f_frsize))
 }
 
+/// Length of a file that is often synced; 0 when it is not there.
+///
+/// Nothing but the length is asked for. Who asks for a file's times makes Linux (from
+/// 6.13 on, with its timestamps of several grains) note the next write's time exactly,
+/// and the next sync has to write that as well: each commit took 40 us longer.
+#[cfg(target_os = "linux")]
+pub(crate) fn length_alone(path: &Path) -> u64 {
+    statx(CWD, path, AtFlags::empty(), StatxFlags::SIZE).map_or(0, |found| found.stx_size)
+}
+
+/// Length of a file; 0 when it is not there.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn length_alone(path: &Path) -> u64 {
+    std::fs::metadata(path).map_or(0, |found| found.len())
+}
+
 /// Whether this process may make and remove files in the directory.
 pub(crate) fn check_writable(directory: &Path) -> io::Result<()> {
     let wanted = Access::WRITE_OK | Access::EXEC_OK;
@@ -87,6 +105,10 @@ mod tests {
         assert_eq!(unsafe_kind(directory.path()).unwrap(), None);
         assert!(free_bytes(directory.path()).unwrap() > 0);
         check_writable(directory.path()).unwrap();
+        let file = directory.path().join("file");
+        assert_eq!(length_alone(&file), 0);
+        std::fs::write(&file, [7; 4097]).unwrap();
+        assert_eq!(length_alone(&file), 4097);
         assert!(check_writable(&directory.path().join("absent")).is_err());
     }
 }

@@ -19,6 +19,7 @@ use agentos_core::{Deadline, StorageError, crash_point};
 use rusqlite::Connection;
 
 use super::error::{SqliteError, of_sqlite};
+use super::file_system::length_alone;
 use super::paths::with_suffix;
 
 /// How long the writer waits for readers, each time it asks.
@@ -49,7 +50,7 @@ impl LogBound {
 
     /// Size of the log in bytes.
     pub(crate) fn bytes(&self) -> u64 {
-        std::fs::metadata(&self.path).map_or(0, |found| found.len())
+        length_alone(&self.path)
     }
 
     /// Begins the log anew where it has grown and that can be done; at the bound

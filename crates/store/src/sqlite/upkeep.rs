@@ -13,6 +13,7 @@ use super::ballast::Ballast;
 use super::chores::Chore;
 use super::connection::open_untouched;
 use super::error::of;
+use super::file_system::length_alone;
 use super::inspect::Integrity;
 use super::jobs::{Done, Job};
 use super::paths::with_suffix;
@@ -71,7 +72,7 @@ impl UpkeepStorage for SqliteStore {
             return Err(StorageError::Closed);
         }
         let wal = with_suffix(&self.path, "-wal");
-        let bytes = || std::fs::metadata(&wal).map_or(0, |found| found.len());
+        let bytes = || length_alone(&wal);
         let bytes_before = bytes();
         if bytes_before > 0 {
             let ballast = Ballast::new(&self.path, self.config.ballast_bytes);
