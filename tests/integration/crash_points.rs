@@ -22,7 +22,7 @@ use crate::VICTIM;
 /// - `audit.*`, `checkpoint.*`, `evidence.*`, `model.*`, `task.*`, `tool.*`:
 ///   `step_crashes.rs` kills a step that does everything at each.
 /// - `store.*`: `many_processes.rs` stops and kills a writer at each.
-const USED: [&str; 80] = [
+const USED: [&str; 81] = [
     "audit.written",
     "backup.after_rename",
     "backup.before_clearing",
@@ -35,6 +35,7 @@ const USED: [&str; 80] = [
     "ballast.before_giving_up",
     "ballast.before_making",
     "ballast.empty",
+    "ballast.filled",
     "ballast.given_up",
     "ballast.made",
     "checkpoint.appended",

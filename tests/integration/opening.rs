@@ -150,7 +150,8 @@ fn a_killed_creation_is_taken_up_by_the_next() {
     expected.extend(["create.after_rename", "create.directory_synced"]);
     expected.extend(["create.before_clearing", "create.cleared"]);
     expected.extend(["open.before_log", "open.log_made"]);
-    expected.extend(["ballast.before_making", "ballast.empty", "ballast.made"]);
+    expected.extend(["ballast.before_making", "ballast.empty"]);
+    expected.extend(["ballast.filled", "ballast.made"]);
     expected.extend(["close.before_log_moved", "close.log_moved"]);
     assert_eq!(points, expected);
     for (at_point, point) in points.iter().enumerate() {

@@ -6,7 +6,9 @@
 //! fits again, with as much room beside it, it is filled and everything goes on.
 //!
 //! The state is the file itself, so all processes share it and a crash changes
-//! nothing: full length, in place; empty, given up; absent, never made.
+//! nothing: full length, in place; empty, given up; absent, never made. It is made
+//! under another name, or a crash before it has its length would leave one that
+//! looks as if it were given up.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -19,7 +21,7 @@ use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
 use super::file_system::free_bytes;
-use super::paths::{BALLAST, with_suffix};
+use super::paths::{BALLAST, NEW_BALLAST, with_suffix};
 
 /// With less free space than this, an I/O error may be one of a full disk.
 const FULL_BELOW_BYTES: u64 = 1 << 20;
@@ -28,6 +30,8 @@ const FULL_BELOW_BYTES: u64 = 1 << 20;
 #[derive(Debug)]
 pub(crate) struct Ballast {
     path: PathBuf,
+    /// Where it is made.
+    new: PathBuf,
     bytes: u64,
 }
 
@@ -49,6 +53,7 @@ impl Ballast {
     pub(crate) fn new(database: &Path, bytes: u64) -> Ballast {
         Ballast {
             path: with_suffix(database, BALLAST),
+            new: with_suffix(database, NEW_BALLAST),
             bytes,
         }
     }
@@ -81,9 +86,11 @@ impl Ballast {
         // As much beside it, or the next write would need it again.
         let has_room = free_bytes(directory).is_ok_and(|free| free >= self.bytes.saturating_mul(2));
         if !has_room {
+            // Left by a crash while it was made: nobody else gives its room up.
+            let _ = fs::remove_file(&self.new);
             return !short;
         }
-        match self.fill() {
+        match self.make() {
             Ok(()) => {
                 if short {
                     tracing::info!(bytes = self.bytes, "there is room again: ballast restored");
@@ -92,20 +99,21 @@ impl Ballast {
             }
             Err(error) => {
                 tracing::warn!(%error, "the ballast could not be made");
-                // As it was before: empty says that it is given up, which keeps
-                // commits from being taken. It is tried again at the next turn.
+                let _ = fs::remove_file(&self.new);
+                // Empty says that it is given up, which keeps commits from being
+                // taken. It is tried again at the next turn.
                 if short && is_full(&error) {
-                    let file = File::options().write(true).open(&self.path);
-                    let _ = file.and_then(|file| file.set_len(0));
                     return false;
                 }
-                let _ = fs::remove_file(&self.path);
+                if short {
+                    let _ = fs::remove_file(&self.path);
+                }
                 true
             }
         }
     }
 
-    fn fill(&self) -> io::Result<()> {
+    fn make(&self) -> io::Result<()> {
         // Beyond this limit the system kills the process instead of refusing.
         let limit = getrlimit(Resource::Fsize).current;
         if limit.is_some_and(|limit| limit < self.bytes) {
@@ -115,15 +123,17 @@ impl Ballast {
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
-            .truncate(false)
+            .truncate(true)
             .mode(0o600)
-            .open(&self.path)?;
+            .open(&self.new)?;
         crash_point!("ballast.empty");
         match fallocate(&file, FallocateFlags::empty(), 0, self.bytes) {
             // A file system that cannot reserve: what is written is reserved too.
             Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_zeros(&mut file, self.bytes)?,
             done => done?,
         }
+        crash_point!("ballast.filled");
+        fs::rename(&self.new, &self.path)?;
         crash_point!("ballast.made");
         Ok(())
     }
@@ -246,6 +256,25 @@ mod tests {
             assert_eq!(ballast.state(), State::Missing);
         }
         assert!(!ballast.give_up());
+    }
+
+    /// Goal: a crash while it was made refuses nothing, and keeps no room for nothing.
+    /// Method: what such a crash leaves, empty and full, with room and without.
+    #[test]
+    fn one_that_was_half_made_is_not_given_up() {
+        let (directory, ballast) = ballast(1 << 20);
+        for left in [0, 1 << 20] {
+            File::create(&ballast.new).unwrap().set_len(left).unwrap();
+            assert_eq!(ballast.state(), State::Missing);
+            assert!(ballast.keep());
+            assert_eq!(ballast.state(), State::InPlace);
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+            fs::remove_file(&ballast.path).unwrap();
+        }
+        let (directory, too_large) = self::ballast(u64::MAX / 4);
+        File::create(&too_large.new).unwrap().set_len(1).unwrap();
+        assert!(too_large.keep());
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -23,6 +23,9 @@ pub(crate) const TURNSTILE: &str = ".wturn";
 /// Suffix of the file whose room is given up when the disk is full.
 pub(crate) const BALLAST: &str = ".agentos-ballast";
 
+/// Suffix of that file while it is being made.
+pub(crate) const NEW_BALLAST: &str = ".agentos-ballast-new";
+
 /// The one path of a database, whichever way it was named: two names of one
 /// file must share a write lock.
 pub(crate) fn resolve(path: &Path) -> Result<PathBuf, StorageError> {
@@ -82,9 +85,16 @@ pub(crate) fn refuse_own(
 /// Every file that belongs to the database at `path`.
 pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
     let mut files = vec![path.to_path_buf()];
-    files.extend(
-        ["-wal", "-shm", "-journal", LOCK, TURNSTILE, NEW, BALLAST]
-            .map(|suffix| with_suffix(path, suffix)),
-    );
+    let suffixes = [
+        "-wal",
+        "-shm",
+        "-journal",
+        LOCK,
+        TURNSTILE,
+        NEW,
+        BALLAST,
+        NEW_BALLAST,
+    ];
+    files.extend(suffixes.map(|suffix| with_suffix(path, suffix)));
     files
 }
