@@ -265,7 +265,7 @@ impl Drive {
         let mut left = runs_max;
         let mut cut = BTreeSet::new();
         let start = (found.strike.clone(), found.size);
-        let (mut strike, size) = shrink::smallest(start, self.subject.smallest, |size| {
+        let (mut strike, mut size) = shrink::smallest(start, self.subject.smallest, |size| {
             // A third for this size, so that others have their turn.
             let room = left.saturating_sub(1).div_ceil(3);
             let (shown, all) = self.show(&found, size, room, &mut left);
@@ -281,8 +281,16 @@ impl Drive {
         {
             strike = first;
         }
-        let again = self.again(&strike, size, Drive::tries_of(&strike));
-        let again = again.filter(|run| run.verdict == Verdict::Violated);
+        let violated = |strike: &Strike, size| {
+            let again = self.again(strike, size, Drive::tries_of(strike));
+            again.filter(|run| run.verdict == Verdict::Violated)
+        };
+        let mut again = violated(&strike, size);
+        // A smaller one that came once and no more helps nobody.
+        if again.is_none() && (&strike, size) != (&found.strike, found.size) {
+            (strike, size) = (found.strike.clone(), found.size);
+            again = violated(&strike, size);
+        }
         let shown = again.as_ref().unwrap_or(&found);
         Violation {
             count,
