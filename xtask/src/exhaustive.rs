@@ -110,12 +110,14 @@ fn drive(
     interrupt: &Interrupt,
 ) -> ChaosReport {
     let (asked, common) = (&arguments.exhaustive, &arguments.common);
+    let timeout = Duration::from_secs(common.timeout);
     let runner = chaos::runner_of(&common.report, seed, interrupt.clone())
-        .timeout(Duration::from_secs(common.timeout))
+        .timeout(timeout)
         .verbose(arguments.verbose)
         .keep(arguments.keep);
     let options = chaos::replay_options(common);
-    let mut chaos = Chaos::new(subject).runner(runner);
+    // A disk that is slow for a while is no violation; a third is left for the check.
+    let mut chaos = Chaos::new(subject).runner(runner).patience(timeout * 2 / 3);
     chaos = chaos.replay(move |name, strike, size, seed| {
         // No strike of this project has a character that a shell reads.
         format!(
