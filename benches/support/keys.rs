@@ -12,6 +12,7 @@ use agentos_idempotency::{
     CacheConfig, GateConfig, IdempotencyStore, LlmAnswer, LlmOutputCache, LlmRequest, Role,
 };
 use agentos_store::sqlite::{Config, Durability, SqliteStore};
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, params};
 
 use crate::raw;
@@ -129,6 +130,39 @@ impl KeyFloor {
             .expect("the key is there");
         let digest = Digest::of(&bytes);
         (bytes, digest)
+    }
+
+    /// One prepared SELECT of all that the seal of an outcome covers, and its blake3, in
+    /// one piece; the outcome apart, as it is to be given on.
+    pub fn look_up_sealed(&self, key: &str) -> (Vec<u8>, Digest) {
+        let mut gathered = Vec::with_capacity(4096);
+        let outcome: Vec<u8> = self
+            .reader
+            .prepare_cached(
+                "SELECT token, status, request_digest, task_id, operation, model, request, detail,
+                     updated_at, expires_at, outcome
+                 FROM idempotency_keys WHERE idempotency_key = ?1",
+            )
+            .and_then(|mut statement| {
+                statement.query_row([key], |row| {
+                    for column in 0..10 {
+                        match row.get_ref(column)? {
+                            ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+                                gathered.extend_from_slice(bytes);
+                            }
+                            ValueRef::Integer(number) => {
+                                gathered.extend_from_slice(&number.to_le_bytes());
+                            }
+                            _ => {}
+                        }
+                    }
+                    row.get(10)
+                })
+            })
+            .expect("the key is there");
+        gathered.extend_from_slice(&outcome);
+        let digest = Digest::of(&gathered);
+        (outcome, digest)
     }
 
     /// One transaction that begins a key; gives its number.
