@@ -129,6 +129,9 @@ fn the_json_report_has_the_promised_shape() {
     );
     assert!(scenario["metrics"]["acked"].as_u64().unwrap() >= 5);
     assert_eq!(scenario["kill_points"].as_array().unwrap().len(), 1);
+    // Counted from how the victims ended, and from what they said.
+    assert_eq!(scenario["sigkills"], scenario["metrics"]["kills"]);
+    assert!(scenario["acks"].as_u64() >= scenario["metrics"]["acked"].as_u64());
 }
 
 /// Goal: "killed at least three times" is not a matter of luck. Method: the

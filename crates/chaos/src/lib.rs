@@ -121,7 +121,7 @@ pub use prng::{Prng, fresh_seed, run_seed, scenario_seed};
 pub use report::crash::ChaosReport;
 pub use report::live::Console;
 pub use report::stability::StabilityReport;
-pub use report::{Report, ScenarioReport};
+pub use report::{Report, ScenarioReport, Toll};
 pub use runner::{Runner, SCENARIO_TIMEOUT_DEFAULT};
 pub use scenario::{Run, Scenario, ScenarioResult, UnknownScenario, select};
 pub use stability::{JOBS_MAX, RUNS_MAX, Stability};

@@ -18,7 +18,7 @@ use crate::evidence::{self, Dump, DumpError, Failed};
 use crate::interrupt::Interrupt;
 use crate::report::live::{Console, Live};
 use crate::report::terminal::seconds;
-use crate::report::{Report, ScenarioReport};
+use crate::report::{Report, ScenarioReport, Toll};
 use crate::scenario::{Run, RunSettings, Scenario};
 use crate::verdict::{Outcome, Verdict};
 use crate::wreck::Wreck;
@@ -238,6 +238,9 @@ impl Runner {
             evidence: None,
             reasons: outcome.reasons,
             kill_points: outcome.kill_points,
+            toll: wreck
+                .as_ref()
+                .map_or_else(Toll::default, |wreck| Toll::of(&wreck.transcripts)),
         };
         let notes = Vec::new();
         let mut ran = Ran { report, notes };

@@ -15,7 +15,7 @@ use indicatif::ProgressBar;
 use crate::disk;
 use crate::pool;
 use crate::prng::run_seed;
-use crate::report::ScenarioReport;
+use crate::report::{ScenarioReport, Toll};
 use crate::report::stability::{Counts, ScenarioTally, StabilityReport};
 use crate::report::terminal::seconds;
 use crate::runner::{Ran, Runner};
@@ -210,6 +210,7 @@ pub(crate) fn panicked(scenario: &Scenario, seed: u64) -> Ran {
         evidence: None,
         reasons: vec!["the harness panicked".to_owned()],
         kill_points: Vec::new(),
+        toll: Toll::default(),
     };
     let notes = Vec::new();
     Ran { report, notes }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use agentos_chaos::report::{json, terminal};
-use agentos_chaos::{Metrics, Report, ScenarioReport, Verdict};
+use agentos_chaos::{Metrics, Report, ScenarioReport, Toll, Verdict};
 
 fn result(id: u32, name: &str, verdict: Verdict) -> ScenarioReport {
     let mut metrics = Metrics::default();
@@ -20,6 +20,11 @@ fn result(id: u32, name: &str, verdict: Verdict) -> ScenarioReport {
         evidence: violated.then(|| PathBuf::from("kept/here")),
         reasons: Vec::from_iter((verdict != Verdict::Passed).then(|| "a reason".to_owned())),
         kill_points: Vec::from_iter((id == 1).then_some(0.5)),
+        toll: Toll {
+            victims: 3,
+            sigkills: 2,
+            acks: 12,
+        },
     }
 }
 
@@ -54,7 +59,10 @@ fn the_json_has_exactly_this_shape() {
       "reasons": [],
       "kill_points": [
         0.5
-      ]
+      ],
+      "victims": 3,
+      "sigkills": 2,
+      "acks": 12
     },
     {
       "id": 2,
@@ -70,7 +78,10 @@ fn the_json_has_exactly_this_shape() {
       "reasons": [
         "a reason"
       ],
-      "kill_points": []
+      "kill_points": [],
+      "victims": 3,
+      "sigkills": 2,
+      "acks": 12
     },
     {
       "id": 3,
@@ -86,7 +97,10 @@ fn the_json_has_exactly_this_shape() {
       "reasons": [
         "a reason"
       ],
-      "kill_points": []
+      "kill_points": [],
+      "victims": 3,
+      "sigkills": 2,
+      "acks": 12
     }
   ],
   "passed": 1,

@@ -1,11 +1,12 @@
 //! The forms of a loop's report: a table, JSON, JUnit and HTML.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use agentos_chaos::report::stability::{
     FailedRun, RunRecord, ScenarioTally, StabilityReport, html, json, junit, terminal,
 };
-use agentos_chaos::{Verdict, run_seed};
+use agentos_chaos::{Toll, Verdict, run_seed};
 use serde_json::Value;
 
 const SEED: u64 = 8141;
@@ -37,6 +38,12 @@ fn tally(id: u32, name: &str, verdicts: &[Verdict]) -> ScenarioTally {
         goal: format!("{name} is written as it is"),
         records: records.collect(),
         kill_points: vec![0.1, 0.5, 1.0],
+        toll: Toll {
+            victims: 9,
+            sigkills: 6,
+            acks: 40,
+        },
+        sums: BTreeMap::from([("cuts".to_owned(), 7)]),
         failures: failures.collect(),
     }
 }
@@ -134,6 +141,10 @@ fn the_json_has_exactly_these_fields() {
         "p95_ms",
         "max_ms",
         "kill_points",
+        "victims",
+        "sigkills",
+        "acks",
+        "sums",
         "failures",
     ];
     expected.sort_unstable();
@@ -167,6 +178,11 @@ fn the_json_has_exactly_these_fields() {
         (&1004.into(), &1004.into())
     );
     assert_eq!(scenario["kill_points"], serde_json::json!([0.1, 0.5, 1.0]));
+    assert_eq!(
+        (&scenario["sigkills"], &scenario["acks"]),
+        (&6.into(), &40.into())
+    );
+    assert_eq!(scenario["sums"], serde_json::json!({ "cuts": 7 }));
     assert_eq!(
         (&failure["run"], &failure["verdict"]),
         (&2.into(), &"violated".into())

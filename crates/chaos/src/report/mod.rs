@@ -10,12 +10,14 @@ pub(crate) mod live;
 pub mod stability;
 pub mod terminal;
 
+use std::ops::AddAssign;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
 pub use facts::facts;
 
+use crate::transcript::Transcript;
 use crate::verdict::{EXIT_INTERRUPTED, Metrics, Verdict, exit_code};
 
 /// One scenario's result.
@@ -39,6 +41,45 @@ pub struct ScenarioReport {
     pub reasons: Vec<String>,
     /// How far the work was at each kill, 0 to 1.
     pub kill_points: Vec<f64>,
+    /// What it took.
+    #[serde(flatten)]
+    pub toll: Toll,
+}
+
+/// What a run took, counted from what its victims said and how they ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Toll {
+    /// Victims that were started.
+    pub victims: u64,
+    /// Of them, those that SIGKILL ended, whoever sent it.
+    pub sigkills: u64,
+    /// Acknowledgements that were read.
+    pub acks: u64,
+}
+
+impl Toll {
+    pub(crate) fn of(transcripts: &[Transcript]) -> Toll {
+        let killed = |one: &&Transcript| one.exit.is_some_and(|exit| exit.is_sigkill());
+        let acks = |one: &Transcript| {
+            let lines = one.lines.iter();
+            lines
+                .filter(|line| line.starts_with(&one.ack_prefix))
+                .count()
+        };
+        Toll {
+            victims: transcripts.len() as u64,
+            sigkills: transcripts.iter().filter(killed).count() as u64,
+            acks: transcripts.iter().map(acks).sum::<usize>() as u64,
+        }
+    }
+}
+
+impl AddAssign for Toll {
+    fn add_assign(&mut self, other: Toll) {
+        self.victims += other.victims;
+        self.sigkills += other.sigkills;
+        self.acks += other.acks;
+    }
 }
 
 /// The results of all scenarios of a run, in their order.

@@ -1,11 +1,13 @@
 //! The report of a loop for programs. Fields are only ever added, never
 //! renamed.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use serde::Serialize;
 
 use super::{FailedRun, ScenarioTally, StabilityReport};
+use crate::report::Toll;
 
 #[derive(Serialize)]
 struct Form<'report> {
@@ -44,6 +46,9 @@ struct ScenarioForm<'report> {
     p95_ms: Option<u64>,
     max_ms: Option<u64>,
     kill_points: &'report [f64],
+    #[serde(flatten)]
+    toll: Toll,
+    sums: &'report BTreeMap<String, u64>,
     failures: &'report [FailedRun],
 }
 
@@ -94,6 +99,8 @@ fn scenario(tally: &ScenarioTally) -> ScenarioForm<'_> {
         p95_ms: times.map(|times| times.1),
         max_ms: times.map(|times| times.2),
         kill_points: &tally.kill_points,
+        toll: tally.toll,
+        sums: &tally.sums,
         failures: &tally.failures,
     }
 }

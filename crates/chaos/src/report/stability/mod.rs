@@ -8,11 +8,12 @@ pub mod json;
 pub mod junit;
 pub mod terminal;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::ScenarioReport;
+use super::{ScenarioReport, Toll};
 use crate::prng::run_seed;
 use crate::statistics::{as_float, lower_bound_95, percentile};
 use crate::verdict::{EXIT_INTERRUPTED, Verdict};
@@ -57,6 +58,10 @@ pub struct ScenarioTally {
     pub records: Vec<RunRecord>,
     /// How far the work was at each kill, 0 to 1.
     pub kill_points: Vec<f64>,
+    /// What all of them took.
+    pub toll: Toll,
+    /// The sum of each figure, over the runs in which it is a whole number.
+    pub sums: BTreeMap<String, u64>,
     /// Details of runs that did not pass, by number; the first 1,000 that ended
     /// of each verdict.
     pub failures: Vec<FailedRun>,
@@ -144,6 +149,8 @@ impl ScenarioTally {
             goal: goal.to_owned(),
             records: Vec::new(),
             kill_points: Vec::new(),
+            toll: Toll::default(),
+            sums: BTreeMap::new(),
             failures: Vec::new(),
         }
     }
@@ -159,6 +166,13 @@ impl ScenarioTally {
         let room = KILL_POINTS_MAX - self.kill_points.len();
         self.kill_points
             .extend(report.kill_points.into_iter().take(room));
+        self.toll += report.toll;
+        for (name, figure) in report.metrics.iter() {
+            if let Some(figure) = figure.as_u64() {
+                let sum = self.sums.entry(name.to_owned()).or_default();
+                *sum = sum.saturating_add(figure);
+            }
+        }
         let known = |failure: &&FailedRun| failure.verdict == verdict;
         if verdict != Verdict::Passed && self.failures.iter().filter(known).count() < FAILURES_MAX {
             self.failures.push(FailedRun {
