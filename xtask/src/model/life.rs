@@ -119,8 +119,15 @@ pub(crate) fn judge_moments(
 /// Judges the claims of one item that belongs to a task: each start's claim is a new one
 /// and has its attempt, and all but the newest are lost to the one after, or were given
 /// back before they were used. The newest is open until the work is over, and then
-/// succeeded.
-pub(crate) fn judge_claims(said: &[i64], kills: u64, work: &Work, over: bool) -> Vec<String> {
+/// succeeded. As many as `reported` may have been reported as failed: of agents that met
+/// an error and lived to say so.
+pub(crate) fn judge_claims(
+    said: &[i64],
+    kills: u64,
+    reported: usize,
+    work: &Work,
+    over: bool,
+) -> Vec<String> {
     let is_lost = |one: &&Try| one.outcome.as_deref() == Some("expired");
     let lost: Vec<Claim> = work
         .tries
@@ -129,8 +136,18 @@ pub(crate) fn judge_claims(said: &[i64], kills: u64, work: &Work, over: bool) ->
         .map(|one| one.claim.clone())
         .collect();
     let mut broken = judge_losses(&lost, work);
+    let is_failed = |one: &&Try| one.outcome.as_deref() == Some("failed");
+    let failed = work.tries.iter().filter(is_failed).count();
+    if reported < failed {
+        broken.push(format!("{failed} claims failed, and {reported} agents did"));
+    }
     // A pool gives a lease back that had run out when it came.
-    let is_over = |one: &Try| matches!(one.outcome.as_deref(), Some("expired" | "released"));
+    let is_over = |one: &Try| {
+        matches!(
+            one.outcome.as_deref(),
+            Some("expired" | "released" | "failed")
+        )
+    };
     let earlier = work
         .tries
         .split_last()
@@ -160,7 +177,7 @@ pub(crate) fn judge_claims(said: &[i64], kills: u64, work: &Work, over: bool) ->
         Some(Some("succeeded")) => over && status == Some("succeeded"),
         Some(None) => !over && status == Some("in_progress"),
         // A kill may have come between the end of a claim and the next one.
-        Some(Some("expired" | "released")) => !over && status == Some("pending"),
+        Some(Some("expired" | "released" | "failed")) => !over && status == Some("pending"),
         None => !over && matches!(status, None | Some("pending")),
         _ => false,
     };
@@ -300,12 +317,25 @@ mod tests {
             (&[1, 2], 1, "succeeded", &[expired, done], false, 1),
             (&[1], 1, "failed", &[expired], false, 1),
         ] {
-            let broken = judge_claims(said, kills, &work(status, outcomes), over);
+            let broken = judge_claims(said, kills, 0, &work(status, outcomes), over);
             assert_eq!(broken.len(), wrong, "{said:?} {outcomes:?}: {broken:?}");
+        }
+        // An agent that met an error and said so.
+        let failed = Some("failed");
+        for (status, outcomes, reported, over, wrong) in [
+            ("pending", &[failed][..], 1, false, 0),
+            ("succeeded", &[failed, done], 1, true, 0),
+            ("pending", &[failed], 0, false, 1),
+            ("in_progress", &[failed], 1, false, 1),
+            ("succeeded", &[failed, failed], 1, true, 2),
+        ] {
+            let said: Vec<i64> = (1..).take(outcomes.len()).collect();
+            let broken = judge_claims(&said, 1, reported, &work(status, outcomes), over);
+            assert_eq!(broken.len(), wrong, "{outcomes:?} {reported}: {broken:?}");
         }
         let mut unmarked = work("succeeded", &[expired, done]);
         unmarked.boundaries.clear();
-        assert_eq!(judge_claims(&[1, 2], 1, &unmarked, true).len(), 1);
+        assert_eq!(judge_claims(&[1, 2], 1, 0, &unmarked, true).len(), 1);
     }
 
     #[test]

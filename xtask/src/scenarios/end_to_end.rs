@@ -29,6 +29,7 @@ use agentos_chaos::{Aftermath, Failure, Outcome, Run, Scenario, ScenarioResult, 
 use agentos_checkpoints::ReadState;
 use agentos_core::records::audit::TASK_STATUS;
 use agentos_core::{Audit, Stopwatch, Task, TaskId, TaskStatus, TaskStorage, Timestamp};
+use agentos_process::Exit;
 use serde_json::Value;
 
 use super::lineage::Lineage;
@@ -249,6 +250,8 @@ impl Story {
     fn live_on(&mut self, run: &mut Run, after: &Aftermath, outcome: &mut Outcome) -> Fallible<()> {
         let cut_off = !after.finished();
         self.kills = u64::from(cut_off);
+        let met_error = matches!(after.exit(), Some(Exit::Exited { .. }));
+        self.traces.reported = usize::from(cut_off && met_error);
         self.look(&after.transcript.lines, cut_off, outcome)?;
         if self.answer.is_none() && outcome.verdict == Verdict::Passed {
             self.finish(run, outcome)?;

@@ -60,6 +60,8 @@ pub(super) struct Traces {
     paid_again: u64,
     /// Whether what is to be one commit is known by its moment.
     pub(super) by_moments: bool,
+    /// Lives that ended with an error of their own, and may have reported it.
+    pub(super) reported: usize,
 }
 
 impl Traces {
@@ -76,6 +78,7 @@ impl Traces {
             calls: 0,
             paid_again: 0,
             by_moments: true,
+            reported: 0,
         })
     }
 
@@ -132,7 +135,13 @@ impl Traces {
         broken.extend(judge_ledger(&self.kept(wreck, audits)?, moments, killed));
         let work = Work::read(&counter.db)?;
         let lives = self.lives.len() as u64;
-        broken.extend(judge_claims(&self.tokens, lives, &work, over));
+        broken.extend(judge_claims(
+            &self.tokens,
+            lives,
+            self.reported,
+            &work,
+            over,
+        ));
         for item in work.items.keys().filter(|_| over && self.by_moments) {
             let attempts = wreck.store.attempts(WorkItemId::new(*item)?)?;
             let ends = attempts.iter().filter_map(|attempt| attempt.end.as_ref());
