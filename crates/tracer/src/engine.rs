@@ -381,12 +381,14 @@ impl Engine {
             return self.go_on(id, Resume::Continue, 0);
         };
         let result = regs.rax as i64;
-        if INTERRUPTED.contains(&result) {
+        let is_interrupted = INTERRUPTED.contains(&result);
+        if is_interrupted {
+            // Made again it is the same call, and is struck then.
             thread.interrupted = Some((nth, inside.signature));
-            return self.go_on(id, Resume::Continue, 0);
         }
         if let Some(original) = inside.original {
-            // The program finds its arguments as it left them.
+            // The program finds its arguments as it left them, and so does the
+            // kernel when it makes the call again.
             let restored = user_regs_struct {
                 rax: regs.rax,
                 rip: regs.rip,
@@ -401,6 +403,9 @@ impl Engine {
                     error,
                 )));
             }
+        }
+        if is_interrupted {
+            return self.go_on(id, Resume::Continue, 0);
         }
         if let Some(call) = inside.kept.and_then(|at| self.trace.calls.get_mut(at)) {
             call.result = Some(result);

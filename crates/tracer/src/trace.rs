@@ -80,11 +80,15 @@ impl Call {
     }
 
     /// The faults that this call can meet in reality: what is no file has no
-    /// disk that could be full or broken.
+    /// disk that could be full or broken. What is written to anything else, such
+    /// as an `eventfd`, is taken whole and at once.
     pub fn faults(&self) -> impl Iterator<Item = Fault> + use<'_> {
-        let on_disk = self.target.is_path() || self.kind.class() == Class::Sync;
+        let is_sync = self.kind.class() == Class::Sync;
+        let on_disk = self.target.is_path() || is_sync;
+        let is_other = matches!(self.target, Target::Other(_)) && !is_sync;
         let all = self.kind.faults().iter().copied();
         all.filter(move |fault| on_disk || !matches!(fault, Fault::Eio | Fault::Enospc))
+            .filter(move |_| !is_other)
     }
 }
 

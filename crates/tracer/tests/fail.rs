@@ -5,7 +5,7 @@ mod support;
 use std::fs;
 
 use agentos_process::CommandSpec;
-use agentos_tracer::{Done, Fault, Plan, Position};
+use agentos_tracer::{Done, Fault, Plan, Position, Target};
 use support::{run, victim};
 
 fn at(text: &str) -> Position {
@@ -84,4 +84,16 @@ fn a_pipe_has_no_disk_that_could_fail() {
     let seen = run(&CommandSpec::shell("echo x"), Plan::Count);
     let faults: Vec<Fault> = seen.trace.calls[0].faults().collect();
     assert_eq!(faults, [Fault::Eintr, Fault::ShortWrite]);
+}
+
+/// An `eventfd` takes eight bytes or none: half of them would be an error that no
+/// program ever sees.
+#[test]
+fn an_event_is_taken_whole() {
+    let seen = run(&victim(&["event"]), Plan::Count);
+    assert!(seen.exit.success(), "{seen:#?}");
+    let call = &seen.trace.calls[0];
+    assert_eq!((call.name(), call.result), ("write", Some(8)));
+    assert!(matches!(call.target, Target::Other(_)), "{call:?}");
+    assert_eq!(call.faults().count(), 0);
 }

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use agentos_process::{Child, CommandSpec, Exit, NextLine, ProcessError, Signal, Sink};
-use agentos_tracer::{Plan, TraceError, Tracer};
+use agentos_tracer::{Done, Fault, Plan, TraceError, Tracer};
 use support::{PATIENCE, has_ended, line_of, run, victim};
 
 /// Waits until `/proc` shows the process in this state, by its letter and the
@@ -77,6 +77,35 @@ fn a_call_that_is_made_again_after_a_stop_is_the_same_call() {
     let trace = tracer.finish(PATIENCE).unwrap();
     assert_eq!(trace.total(), 20, "{trace:#?}");
     assert!(trace.calls.iter().all(|call| call.result == Some(4096)));
+}
+
+/// Goal: a call that is to be shortened, and that a stop interrupts before it wrote
+/// anything, is made again, and struck then.
+/// Method: as above, with a short write at the call that blocks.
+#[test]
+fn a_call_that_is_struck_is_struck_again_when_it_is_made_again() {
+    let plan = Plan::fail("1/1#17".parse().unwrap(), Fault::ShortWrite);
+    let mut tracer = Tracer::new(plan);
+    let spec =
+        CommandSpec::shell("exec dd if=/dev/zero bs=4096 count=20 status=none").max_output(1 << 20);
+    let mut child = tracer.spawn(&spec, Sink::Null).unwrap();
+    for _ in 0..3 {
+        wait_for_state(&child, "S", Some("1 "));
+        child.signal(Signal::Stop).unwrap();
+        wait_for_state(&child, "tT", None);
+        child.signal(Signal::Continue).unwrap();
+    }
+    assert_eq!(
+        child.wait(PATIENCE).unwrap(),
+        Some(Exit::Exited { code: 0 })
+    );
+    let trace = tracer.finish(PATIENCE).unwrap();
+    let hit = trace.hit.clone().expect("it is hit");
+    assert_eq!((hit.done, hit.call.result), (Done::Failed, Some(2048)));
+    // The rest of it is one more call, and no call is counted twice.
+    assert_eq!(trace.total(), 21, "{trace:#?}");
+    let written: i64 = trace.calls.iter().filter_map(|call| call.result).sum();
+    assert_eq!(written, 20 * 4096);
 }
 
 #[test]

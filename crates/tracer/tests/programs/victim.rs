@@ -26,6 +26,7 @@ fn main() -> io::Result<()> {
         ["vector", path] => vector(path),
         ["exec-thread", folder] => exec_thread(folder),
         ["tracer"] => tracer(),
+        ["event"] => event(),
         _ => Err(io::Error::other("no such role")),
     }
 }
@@ -118,6 +119,12 @@ fn exec_thread(folder: &str) -> io::Result<()> {
         Err(Command::new("/bin/sh").args(["-c", "echo third"]).exec())
     });
     second.join().map_err(|_| io::Error::other("a panic"))?
+}
+
+/// Signals an event, as those do who wake a loop of their own.
+fn event() -> io::Result<()> {
+    let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+    File::from(event).write_all(&1_u64.to_ne_bytes())
 }
 
 /// Tries to trace a program of its own, and says what came of it.
