@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use agentos_core::{
     AbandonKey, BeginKey, Begun, Commit, Deadline, DoubtKey, Execution, FinishKey, KeyDecision,
-    KeyEntry, KeyFence, KeyStatus, NewOutcome, OnDamaged, OnRecorded, Part, Permit, PermitHolder,
-    Storage, StorageError, TouchKeys, Worker,
+    KeyEntry, KeyFence, NewOutcome, OnDamaged, OnRecorded, Part, Permit, PermitHolder, Storage,
+    StorageError, TouchKeys, Worker,
 };
 
 use crate::config::GateConfig;
@@ -290,7 +290,7 @@ impl IdempotencyStore {
                 Err(StorageError::CommitUnknown(cause)) => {
                     unknown += 1;
                     match self.gate.storage.find_key(&held.permit.key) {
-                        Ok(Some(entry)) if is_outcome_of(&entry, held.permit.fence) => break,
+                        Ok(Some(entry)) if is_recorded(&entry, &finish) => break,
                         Ok(_) if unknown < UNKNOWN_COMMITS_MAX => {}
                         _ => return Err(StorageError::CommitUnknown(cause).into()),
                     }
@@ -436,10 +436,12 @@ enum Look {
     Writes(Option<Box<KeyEntry>>),
 }
 
-/// Whether what is there is the outcome of this execution.
-fn is_outcome_of(entry: &KeyEntry, fence: KeyFence) -> bool {
+/// Whether what is there is this outcome of this execution. Where its permit was over,
+/// somebody may have found out another one, and recorded that.
+fn is_recorded(entry: &KeyEntry, finish: &FinishKey) -> bool {
     let summary = &entry.summary;
-    summary.view.status != KeyStatus::Pending
-        && summary.id == fence.key
-        && summary.token == fence.token
+    summary.view.status == finish.outcome.status()
+        && summary.id == finish.fence.key
+        && summary.token == finish.fence.token
+        && entry.outcome.as_ref() == Some(&finish.outcome.bytes)
 }

@@ -6,6 +6,7 @@ mod late;
 mod outcomes;
 mod permits;
 mod together;
+mod unknown;
 
 use std::sync::Arc;
 use std::time::Duration;
