@@ -121,6 +121,8 @@ pub struct Run {
     verbose: bool,
     dir: PathBuf,
     log_dir: PathBuf,
+    /// Directories that were made beside the run's own.
+    apart: Vec<PathBuf>,
     end: End,
     victims: Vec<Shared>,
     progress: Box<dyn Fn(&str) + Send>,
@@ -156,6 +158,7 @@ impl Run {
             verbose: settings.verbose,
             dir: settings.dir,
             log_dir: settings.log_dir,
+            apart: Vec::new(),
             end: End::new(settings.timeout, settings.interrupt),
             victims: Vec::new(),
             progress: settings.progress,
@@ -246,18 +249,22 @@ impl Run {
         Ok(victim)
     }
 
-    /// Makes [`dir`](Run::dir) fresh and empty once more. Nothing may run there
-    /// any more.
-    pub(crate) fn clear(&self) -> io::Result<()> {
+    /// Makes [`dir`](Run::dir) fresh and empty once more, and removes what was made
+    /// beside it. Nothing may run there any more.
+    pub(crate) fn clear(&mut self) -> io::Result<()> {
+        for apart in self.apart.drain(..) {
+            std::fs::remove_dir_all(apart)?;
+        }
         std::fs::remove_dir_all(&self.dir)?;
         std::fs::create_dir(&self.dir)
     }
 
     /// A fresh, empty directory beside [`dir`](Run::dir), of which the victims'
     /// code knows nothing.
-    pub(crate) fn apart(&self, name: &str) -> io::Result<PathBuf> {
+    pub(crate) fn apart(&mut self, name: &str) -> io::Result<PathBuf> {
         let dir = std::path::absolute(self.dir.with_file_name(name))?;
         std::fs::create_dir(&dir)?;
+        self.apart.push(dir.clone());
         Ok(dir)
     }
 

@@ -270,6 +270,8 @@ fn what_a_check_says_is_the_reason() {
         ["one", "two"]
     );
     assert_eq!(said("echo a >&2; echo b >&2; exit 1"), ["b"]);
+    // Nothing that a terminal would obey.
+    assert_eq!(said(r"printf 'a\\033[2Jb\\n'; exit 1"), ["a\u{fffd}[2Jb"]);
     assert_eq!(
         said("exit 1"),
         ["the check ended with exit code 1, silently"]
@@ -277,6 +279,43 @@ fn what_a_check_says_is_the_reason() {
     let told = "echo $CHAOS_ACK_COUNT $CHAOS_LAST_ACK $CHAOS_SIZE $CHAOS_STRIKE $CHAOS_FINISHED \
                 $(cat $CHAOS_ACKS $CHAOS_DIR/log); exit 1";
     assert_eq!(said(told), ["1 1 10 none 1 1 1"]);
+}
+
+/// Goal: whatever a program acknowledges, its check is asked.
+/// Method: what cannot stand in a variable, and what is too long for one.
+#[test]
+fn an_odd_acknowledgement_keeps_no_check_from_its_work() {
+    let dir = TempDir::new().unwrap();
+    let long = r"printf 'ack '; head -c 200000 /dev/zero | tr '\0' x; echo";
+    for (says, last, bytes) in [(r"printf 'ack a\000b\n'", 1, 4), (long, 64 * 1024, 200_001)] {
+        let text = format!(
+            "name = \"odd\"\n[program]\nargv = [\"sh\", \"-c\", '''{says}''']\n[check]\n\
+             argv = [\"sh\", \"-c\", '[ ${{{{#CHAOS_LAST_ACK}}}} -eq {last} ] && \
+             [ $(wc -c < $CHAOS_ACKS) -eq {bytes} ]']\n[strikes]\nkills = 1\n"
+        );
+        let config = Config::parse(dir.path().join("odd.toml"), &text).unwrap();
+        let report = drive(&config, &dir).run();
+        let dry = &report.dry[0];
+        assert_eq!(dry.verdict, Verdict::Passed, "{:?}", dry.reasons);
+    }
+}
+
+/// Goal: a kill of a named program that came too late is made again, earlier.
+/// Method: it is slow where nobody was before it, in the dry run.
+#[test]
+fn a_named_program_that_outran_its_kill_is_killed_again() {
+    let dir = TempDir::new().unwrap();
+    let mark = dir.path().join("slow");
+    let text = format!(
+        "name = \"sometimes\"\n[program]\nargv = [\"sh\", \"-c\", \"[ -e $MARK ] || sleep 1; \
+         : > $MARK; echo ack 1\"]\nenv = {{ MARK = {mark:?} }}\n\
+         [prepare]\nargv = [\"true\"]\n[check]\nargv = [\"true\"]\n[strikes]\nkills = 1\n"
+    );
+    let config = Config::parse(dir.path().join("sometimes.toml"), &text).unwrap();
+    let report = drive(&config, &dir).kills(0).stability(6).run();
+    report.assert_passed();
+    assert!(report.dry[0].duration_ms >= 1000);
+    assert_eq!(report.stability.unwrap().counts().passed, 6);
 }
 
 #[test]

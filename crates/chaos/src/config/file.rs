@@ -9,6 +9,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use super::template::Template;
+use crate::crash::STRIKES_MAX;
 
 /// The file.
 #[derive(Debug, Clone, Deserialize)]
@@ -115,6 +116,10 @@ impl Contents {
         if strikes.kills == 0 && !strikes.points && !strikes.calls && strikes.faults.is_empty() {
             let words = "no strike is asked for: name kills, points, calls or faults";
             return Err((contents.strikes.span().start, words.to_owned()));
+        }
+        if STRIKES_MAX < usize::try_from(strikes.kills).unwrap_or(usize::MAX) {
+            let words = format!("{} kills are more than {STRIKES_MAX}", strikes.kills);
+            return Err((contents.strikes.span().start, words));
         }
         if let (Some(smallest), Some(size)) = (&contents.smallest, contents.size)
             && *smallest.get_ref() > size

@@ -280,6 +280,7 @@ command_ms = 700
             ("goal = ", "goals = ", "3:1: unknown field `goals`"),
             ("kills = 20", "kills = -1", "21:9: invalid value"),
             ("kills = 20", "kill = 20", "21:1: unknown field `kill`"),
+            ("kills = 20", "kills = 100001", "20:1: 100001 kills"),
             (r#"["check"]"#, "[]", "18:8: a command has a program"),
             (r#""EIO""#, r#""EPERM""#, "24:10: \"EPERM\" is no fault"),
             ("{size}", "{sise}", "8:8: there is no placeholder {sise}"),

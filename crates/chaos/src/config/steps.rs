@@ -23,6 +23,10 @@ const BROKEN: i32 = 1;
 /// Lines of a check that become reasons.
 const REASONS_MAX: usize = 20;
 
+/// Bytes of the last acknowledgement that a check finds in its environment: what is longer
+/// would keep it from being started.
+const LAST_ACK_BYTES_MAX: usize = 64 * 1024;
+
 /// What a directory beside the run's is made for.
 const ROOM: &str = "make room for a command's words";
 
@@ -98,7 +102,10 @@ impl Config {
             .spec("check", &self.contents.check, run, after.size)?
             .env("CHAOS_ACKS", &list)
             .env("CHAOS_ACK_COUNT", acks.len().to_string())
-            .env("CHAOS_LAST_ACK", acks.last().map_or("", String::as_str))
+            .env(
+                "CHAOS_LAST_ACK",
+                variable(acks.last().map_or("", String::as_str)),
+            )
             .env("CHAOS_STRIKE", after.strike.to_string())
             .env("CHAOS_HIT", after.hit.as_deref().unwrap_or_default())
             .env("CHAOS_FINISHED", u8::from(after.finished()).to_string())
@@ -134,13 +141,29 @@ fn reasons(said: &[String], complaint: Option<String>) -> Vec<String> {
         .iter()
         .filter(|line| !line.trim().is_empty())
         .take(REASONS_MAX)
-        .cloned()
+        .map(|line| printable(line))
         .collect();
     match (said.is_empty(), complaint) {
         (false, _) => said,
         (true, Some(complaint)) => vec![complaint],
         (true, None) => vec![format!("the check ended with exit code {BROKEN}, silently")],
     }
+}
+
+/// Without what a terminal would obey, and no page can show.
+fn printable(line: &str) -> String {
+    let shown = |letter: char| match letter.is_control() && letter != '\t' {
+        true => char::REPLACEMENT_CHARACTER,
+        false => letter,
+    };
+    line.chars().map(shown).collect()
+}
+
+/// As a variable of the environment, which has a bound and no NUL: up to the one or the
+/// other.
+fn variable(text: &str) -> &str {
+    let text = text.split('\0').next().unwrap_or_default();
+    &text[..text.floor_char_boundary(LAST_ACK_BYTES_MAX)]
 }
 
 fn because(what: String, complaint: Option<String>) -> String {
@@ -168,5 +191,5 @@ fn read_last(log: &Path) -> io::Result<Option<String>> {
         .read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let last = text.lines().map(str::trim).rfind(|line| !line.is_empty());
-    Ok(last.map(str::to_owned))
+    Ok(last.map(printable))
 }

@@ -10,8 +10,9 @@ use crate::error::HarnessError;
 use crate::scenario::Run;
 use crate::supervisor::{Victim, VictimSpec};
 
-/// How long the tracer may take to end when the victim's group is dead.
-const END_WAIT: Duration = Duration::from_secs(10);
+/// How long a process that has left the victim's group may go on when that is dead;
+/// then it is killed, since it is traced. An interruption waits for it as well.
+const END_WAIT: Duration = Duration::from_secs(1);
 
 /// One system call of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -81,10 +81,10 @@ impl Chaos {
         self
     }
 
-    /// Kills at so many seeded moments.
+    /// Kills at so many seeded moments, at most [`STRIKES_MAX`].
     #[must_use]
     pub fn kills(mut self, count: u32) -> Chaos {
-        self.kills = count;
+        self.kills = count.min(u32::try_from(STRIKES_MAX).unwrap_or(u32::MAX));
         self
     }
 
