@@ -45,10 +45,17 @@ pub(crate) fn asked(variable: impl Fn(&str) -> Option<String>) -> Result<Option<
 
 /// The line for a test of this name.
 pub(crate) fn line(test: &str, strike: &Strike, size: u64, seed: u64) -> String {
+    let features = match strike {
+        // Without it the program that the test builds would have no points.
+        Strike::Point { .. } if cfg!(feature = "crash-points") => {
+            " --features agentos-chaos/crash-points"
+        }
+        _ => "",
+    };
     let strike = quoted(&strike.to_string());
     let test = quoted(test);
     format!(
-        "{STRIKE_VARIABLE}={strike} {SIZE_VARIABLE}={size} {SEED_VARIABLE}={seed} cargo test {test}"
+        "{STRIKE_VARIABLE}={strike} {SIZE_VARIABLE}={size} {SEED_VARIABLE}={seed} cargo test{features} {test}"
     )
 }
 
@@ -76,9 +83,14 @@ mod tests {
     #[test]
     fn a_line_says_what_it_asks_for() {
         let strike: Strike = "point:it's saved#3".parse().unwrap();
+        let features = match cfg!(feature = "crash-points") {
+            true => " --features agentos-chaos/crash-points",
+            false => "",
+        };
+        let expected = r"AGENTOS_CHAOS_STRIKE='point:it'\''s saved#3' AGENTOS_CHAOS_SIZE=2 AGENTOS_CHAOS_SEED=8141 cargo test";
         assert_eq!(
             line("tests::a_log", &strike, 2, 8141),
-            r"AGENTOS_CHAOS_STRIKE='point:it'\''s saved#3' AGENTOS_CHAOS_SIZE=2 AGENTOS_CHAOS_SEED=8141 cargo test tests::a_log"
+            format!("{expected}{features} tests::a_log")
         );
         let variables = [
             (STRIKE_VARIABLE, "point:it's saved#3"),
