@@ -54,6 +54,13 @@ fn a_call_that_is_not_begun_before_it_is_executed_is_found() {
     );
 }
 
+/// Likewise of a command: who died between its effect and its outcome runs it twice.
+#[test]
+fn a_command_that_is_not_begun_before_it_runs_is_found() {
+    let reason = "had its effect 2 times";
+    is_found("tool-replay", "--points", "begin-unwritten", "1", reason);
+}
+
 /// Two look whether a key is free before one of them takes it.
 #[test]
 fn a_look_and_a_write_that_are_two_things_are_found() {

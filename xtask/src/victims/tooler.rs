@@ -5,7 +5,6 @@ use std::error::Error;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use agentos_core::{BoxError, Finding, Stopwatch, TaskId, Worker, WorkerId};
 use agentos_idempotency::{
@@ -13,10 +12,11 @@ use agentos_idempotency::{
     LedgerConfig, OnDoubt, OnFailure, ToolLedger, ToolOutcome, ToolOutput,
 };
 use agentos_process::CommandSpec;
-use agentos_store::sqlite::{Config, SqliteStore};
+use agentos_store::sqlite::Config;
 use serde::{Deserialize, Serialize};
 
 use super::{BUSY_TIMEOUT, DONE, ack, in_threads, say};
+use crate::broken_store;
 use crate::canary::Canary;
 
 /// Where commands leave their lines, in the working directory.
@@ -126,10 +126,11 @@ fn look(work: &Path, seed: u64, number: u64) -> Finding<ToolOutcome> {
 
 impl Tooler {
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
-        let store = SqliteStore::open(Config::at(&self.db).busy_timeout(BUSY_TIMEOUT))?;
+        let config = Config::at(&self.db).busy_timeout(BUSY_TIMEOUT);
+        let storage = broken_store::open(config, self.canary)?;
         let owner = Worker::start(WorkerId::new(&self.worker)?);
         let config = GateConfig::new(owner).sole_start(true);
-        let gate = IdempotencyStore::new(Arc::new(store), config)?;
+        let gate = IdempotencyStore::new(storage, config)?;
         // A failure is an outcome as well, and is replayed here.
         let config = LedgerConfig::new().on_failure(OnFailure::Replay);
         let ledger = ToolLedger::new(gate, config);
