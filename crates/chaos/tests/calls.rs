@@ -199,6 +199,34 @@ fn a_victim_that_hangs_after_a_fault_is_a_violation_unless_it_may() {
 
 /// Goal: where the n-th call is another one than in the dry run, the run says so.
 /// Method: the program makes a file until it was traced once, and talks from then on.
+/// Goal: a drive that reached little says so. Method: a program that makes six calls
+/// while it is counted, and one ever after.
+#[test]
+fn when_most_strikes_are_not_reached_that_is_a_problem() {
+    let dir = TempDir::new().unwrap();
+    let mark = dir.path().join("traced");
+    let (seen, runs) = (mark.clone(), AtomicU32::new(0));
+    let spec = move |dir: &Path, size| {
+        let body = "if [ -e $MARK ]; then : > 1; else for i in 1 2 3 4 5 6; do : > $i; done; fi";
+        shell(body)(dir, size).env("MARK", &mark)
+    };
+    let check = move |_: &mut Run, _: &Aftermath| {
+        if runs.fetch_add(1, Ordering::SeqCst) == 1 {
+            fs::write(&seen, "")?;
+        }
+        Ok(Outcome::passed())
+    };
+    let report = drive(Subject::new("changes", spec, check), &dir)
+        .size(1)
+        .every_syscall()
+        .run();
+    assert_eq!(
+        report.problems,
+        ["of 12 call strikes only 2 were reached".to_owned()]
+    );
+    assert_eq!(report.exit_code(), 2);
+}
+
 #[test]
 fn coverage_is_counted_by_the_call_that_was_really_hit() {
     let dir = TempDir::new().unwrap();
