@@ -221,14 +221,14 @@ fn draw(rng: &mut fastrand::Rng, count: usize) -> Left {
 
 /// Which sectors of a torn write are kept: the first ones, the last ones, or
 /// any of them.
-struct Tear {
+pub(crate) struct Tear {
     rng: fastrand::Rng,
     mode: u8,
     place: u64,
 }
 
 impl Tear {
-    fn new(seed: u64, sectors: u64) -> Tear {
+    pub(crate) fn new(seed: u64, sectors: u64) -> Tear {
         let mut rng = fastrand::Rng::with_seed(seed);
         Tear {
             mode: rng.u8(..4),
@@ -237,7 +237,7 @@ impl Tear {
         }
     }
 
-    fn keeps(&mut self, sector: u64) -> bool {
+    pub(crate) fn keeps(&mut self, sector: u64) -> bool {
         match self.mode {
             0 => sector < self.place,
             1 => sector >= self.place,

@@ -78,7 +78,10 @@ impl Disk {
 
     fn apply(&mut self, record: &Record, records: &[Record]) -> Result<(), String> {
         match record {
-            Record::Start { .. } | Record::Mark(_) | Record::Broken { .. } => {}
+            Record::Start { .. }
+            | Record::Mark(_)
+            | Record::Stop { .. }
+            | Record::Broken { .. } => {}
             Record::Base {
                 path,
                 offset,
@@ -200,17 +203,34 @@ impl Disk {
             }
         }
         if let Some(directory) = open.directory {
-            let names = &mut self.durable_names;
-            self.entries.retain(|change| {
-                let covered = change.record < open.began && change.what.directory() == &*directory;
-                if covered {
-                    change.what.apply(names);
-                }
-                !covered
-            });
+            self.sync_entries(&directory, open.began);
             self.forget_unnamed();
         }
         Ok(())
+    }
+
+    /// Makes the changes of names of a directory durable, and of those of
+    /// other directories what a file that was renamed into it had before.
+    fn sync_entries(&mut self, directory: &str, began: usize) {
+        let mut needed: BTreeSet<Arc<str>> = BTreeSet::new();
+        let mut covered = vec![false; self.entries.len()];
+        for (change, covered) in self.entries.iter().zip(&mut covered).rev() {
+            let names = change.what.names();
+            *covered = change.record < began && change.what.directory() == directory
+                || names.iter().flatten().any(|name| needed.contains(*name));
+            if *covered && let Entry::Renamed(from, ..) = &change.what {
+                needed.insert(Arc::clone(from));
+            }
+        }
+        let mut covered = covered.into_iter();
+        let names = &mut self.durable_names;
+        self.entries.retain(|change| {
+            let covered = covered.next().unwrap_or(false);
+            if covered {
+                change.what.apply(names);
+            }
+            !covered
+        });
     }
 
     /// Lets files go that no image can show any more.
@@ -250,6 +270,14 @@ impl Entry {
             Entry::Added(path, _) | Entry::Removed(path) | Entry::Renamed(_, path, _) => {
                 parent(path)
             }
+        }
+    }
+
+    /// The names that this touches.
+    pub(crate) fn names(&self) -> [Option<&Arc<str>>; 2] {
+        match self {
+            Entry::Added(path, _) | Entry::Removed(path) => [Some(path), None],
+            Entry::Renamed(from, to, _) => [Some(from), Some(to)],
         }
     }
 

@@ -54,6 +54,12 @@ pub enum ShimError {
         /// What failed.
         why: String,
     },
+    /// A record of the program's own can stand in no log. Nothing was recorded.
+    #[error("not a record of a log: {why}")]
+    BadRecord {
+        /// Why not.
+        why: &'static str,
+    },
     /// A mark is longer than
     /// [`limits::MARK_BYTES_MAX`](crate::limits::MARK_BYTES_MAX). Nothing was
     /// recorded.

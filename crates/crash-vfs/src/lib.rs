@@ -71,11 +71,11 @@
 //! then, and an acknowledgement stands behind the syncs that it rests on. The
 //! file's order is one in which all of it can have happened.
 //!
-//! Files that SQLite does not write can be part of the images: push their
-//! [`Record`]s among those of a log ([`Log::builder`]). That recorder's records
-//! are its only calls of `write` on the log makes it possible to merge a trace
-//! of system calls exactly: the n-th such call is the n-th of
-//! [`Log::records`].
+//! Files that SQLite does not write can be part of the images: record what the
+//! program does to them ([`Recorder::record`]), or push [`Record`]s among those
+//! of a log ([`Log::read_records`], [`Log::builder`]). A recorder writes to its
+//! log by these records alone, so that a trace of system calls can be merged
+//! exactly: the n-th `write` to the log is the n-th record.
 //!
 //! # Recovery that crashes
 //!
@@ -94,9 +94,8 @@
 //! - A file whose name was removed or changed by something else than SQLite,
 //!   unless it is pushed. Making a directory counts as durable at once. Files
 //!   have one name each (no hard links), and only files are recorded.
-//! - A process that is killed between an operation and its record leaves a log
-//!   without that operation, of which it was never told; others may have read
-//!   what it wrote.
+//! - What other processes do after one of them was killed: the log ends there
+//!   ([`Log::read`] says why).
 
 #[cfg(not(unix))]
 compile_error!("agentos-crash-vfs needs a Unix system: it is a shim over SQLite's `unix` VFS");
@@ -112,6 +111,8 @@ pub mod limits;
 mod log;
 mod record;
 mod recorder;
+#[cfg(test)]
+mod reference;
 mod shim;
 mod sys;
 

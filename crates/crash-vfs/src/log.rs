@@ -1,6 +1,6 @@
 //! A log: what happened, in order, and the images that follow from it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::disk::{Disk, mix};
 use crate::error::LogError;
 use crate::image::Image;
 use crate::images::CrashImages;
-use crate::record::{Found, MAGIC, Mark, Record, frame_at};
+use crate::record::{Found, Mark, Record, frame_at};
 
 /// What one or more processes did to the files of a directory, and what they
 /// said meanwhile; read from a file, or put together by hand.
@@ -21,16 +21,18 @@ pub struct Log {
     marks: Vec<(usize, Mark)>,
     /// How many records come before the first cut.
     first_cut: usize,
-    torn: usize,
+    unused_bytes: usize,
 }
 
 impl Log {
     /// Reads what a [`Recorder`](crate::Recorder) wrote.
     ///
-    /// A frame that is not whole is what a killed recorder leaves: it is
-    /// passed over and counted ([`torn`](Self::torn)), and what other
-    /// processes recorded after it counts. The operation it was about is one
-    /// that its program was never told of.
+    /// A process that was killed, or ended without stopping its recorder while
+    /// it had files open, ends the log for all: one operation more may have
+    /// been done than was recorded, and others may have read what it did. So
+    /// what others recorded after the last record of such a process is not
+    /// used. A frame that is not whole is the end too.
+    /// [`unused_bytes`](Self::unused_bytes) says how much was left out.
     ///
     /// # Errors
     ///
@@ -38,11 +40,23 @@ impl Log {
     /// does, [`LogError::Inconsistent`] when its records cannot have happened,
     /// [`LogError::Machine`] when it cannot be read.
     pub fn read(path: &Path) -> Result<Log, LogError> {
-        let bytes = fs::read(path).map_err(LogError::machine("read the log"))?;
-        let (records, torn) = decode(&bytes)?;
+        let (records, unused_bytes) = Log::read_records(path)?;
         let mut log = Log::from_records(records)?;
-        log.torn = torn;
+        log.unused_bytes = unused_bytes;
         Ok(log)
+    }
+
+    /// The bare records of a file up to its sound end, and how many bytes come
+    /// after that; see [`read`](Self::read) for both. For a program that also renames or makes files of its database by itself: the
+    /// records make a log only together with those operations.
+    ///
+    /// # Errors
+    ///
+    /// [`LogError::NotALog`] and [`LogError::Machine`] as for
+    /// [`read`](Self::read).
+    pub fn read_records(path: &Path) -> Result<(Vec<Record>, usize), LogError> {
+        let bytes = fs::read(path).map_err(LogError::machine("read the log"))?;
+        decode(&bytes)
     }
 
     /// A log to be put together by hand, or from another one and file
@@ -83,19 +97,19 @@ impl Log {
             marks: records.iter().enumerate().filter_map(mark).collect(),
             records,
             first_cut,
-            torn: 0,
+            unused_bytes: 0,
         })
     }
 
-    /// All records, in order. The n-th of a log with [`torn`](Self::torn) 0 is
-    /// the n-th `write(2)` to its file.
+    /// All records, in order. The n-th is the n-th `write(2)` to the file.
     pub fn records(&self) -> &[Record] {
         &self.records
     }
 
-    /// How many frames were not whole; each is a recorder that was killed.
-    pub fn torn(&self) -> usize {
-        self.torn
+    /// How many bytes of the file come after the sound end of the log: 0 unless
+    /// a process was killed while others recorded.
+    pub fn unused_bytes(&self) -> usize {
+        self.unused_bytes
     }
 
     /// Everything that the program said, in order.
@@ -128,6 +142,7 @@ impl Log {
                 Record::Start { .. }
                 | Record::Base { .. }
                 | Record::Write { .. }
+                | Record::Stop { .. }
                 | Record::Broken { .. } => {}
                 Record::Open { .. }
                 | Record::Truncate { .. }
@@ -257,34 +272,39 @@ impl LogBuilder {
     }
 }
 
-/// The records of a file, and how many of its frames were not whole.
+/// The records of a file up to its sound end, and how many bytes follow.
 fn decode(bytes: &[u8]) -> Result<(Vec<Record>, usize), LogError> {
     let mut records = Vec::new();
+    let mut ends = vec![0];
     let mut names: BTreeSet<Arc<str>> = BTreeSet::new();
-    let mut torn = 0;
+    // Of each process that records: how many records there were at its last.
+    let mut recording: BTreeMap<u32, usize> = BTreeMap::new();
+    let mut sound = usize::MAX;
     let mut at = 0;
-    while at < bytes.len() {
-        if let Found::Frame(payload, len) = frame_at(&bytes[at..]) {
-            let record = Record::decode(payload).ok_or(LogError::NotALog)?;
-            records.push(share_names(record, &mut names));
-            at += len;
-        } else if records.is_empty() {
-            return Err(LogError::NotALog);
+    while let Found::Frame(payload, len) = frame_at(&bytes[at..]) {
+        let (process, record) = Record::decode(payload).ok_or(LogError::NotALog)?;
+        at += len;
+        ends.push(at);
+        if matches!(record, Record::Start { .. })
+            && let Some(last) = recording.remove(&process)
+        {
+            // Another process has got the id of one that was killed.
+            sound = sound.min(last);
+        }
+        let stops = matches!(record, Record::Stop { .. });
+        records.push(share_names(record, &mut names));
+        if stops {
+            recording.remove(&process);
         } else {
-            torn += 1;
-            // On to the next whole frame.
-            let next = (at + 1..bytes.len()).find(|next| {
-                bytes[*next..].starts_with(&MAGIC)
-                    && matches!(frame_at(&bytes[*next..]), Found::Frame(..))
-            });
-            at = next.unwrap_or(bytes.len());
+            recording.insert(process, records.len());
         }
     }
-    if matches!(records.first(), Some(Record::Start { .. })) {
-        Ok((records, torn))
-    } else {
-        Err(LogError::NotALog)
+    if !matches!(records.first(), Some(Record::Start { .. })) {
+        return Err(LogError::NotALog);
     }
+    records.truncate(recording.into_values().fold(sound, usize::min));
+    let unused = bytes.len() - ends[records.len()];
+    Ok((records, unused))
 }
 
 /// The same path is the same memory in all records.
@@ -306,8 +326,11 @@ fn share_names(mut record: Record, names: &mut BTreeSet<Arc<str>>) -> Record {
             share(from);
             share(to);
         }
-        Record::Start { .. } | Record::SyncEnd { .. } | Record::Mark(_) | Record::Broken { .. } => {
-        }
+        Record::Start { .. }
+        | Record::SyncEnd { .. }
+        | Record::Mark(_)
+        | Record::Stop { .. }
+        | Record::Broken { .. } => {}
     }
     record
 }

@@ -1,7 +1,8 @@
 //! What a log is made of: records, and how each is written in one piece.
 //!
 //! A frame is a mark of the version, the payload's length and checksum, and
-//! the payload. Decoding never panics, whatever the bytes are.
+//! the payload, which begins with the process that wrote it. Decoding never
+//! panics, whatever the bytes are.
 
 use std::sync::Arc;
 
@@ -146,6 +147,12 @@ pub enum Record {
     },
     /// The program said something.
     Mark(Mark),
+    /// A process has ended its recording, with no recorded file open. One that
+    /// ends without this was killed.
+    Stop {
+        /// Its id.
+        process: u32,
+    },
     /// The machine failed beneath a recorder, so that nobody knows what the
     /// file holds: a reader takes this as the end of the log.
     Broken {
@@ -191,12 +198,15 @@ impl Record {
                 frame(9, &[kind], "", mark.text.as_bytes())
             }
             Record::Broken { why } => frame(10, &[], "", why.as_bytes()),
+            Record::Stop { process } => frame(11, &[u64::from(*process)], "", &[]),
         }
     }
 
-    /// What a frame's payload says; `None` if it says nothing sensible.
-    pub(crate) fn decode(payload: &[u8]) -> Option<Record> {
+    /// What a frame's payload says, and which process wrote it; `None` if it
+    /// says nothing sensible.
+    pub(crate) fn decode(payload: &[u8]) -> Option<(u32, Record)> {
         let mut fields = Fields(payload);
+        let process = fields.short()?;
         let tag = fields.byte()?;
         let numbers: &mut [u64] = &mut [0; 2][..numbers_of(tag)?];
         for number in &mut *numbers {
@@ -255,15 +265,21 @@ impl Record {
             (10, []) => Record::Broken {
                 why: std::str::from_utf8(rest).ok()?.to_owned(),
             },
+            (11, &[process]) => Record::Stop {
+                process: u32::try_from(process).ok()?,
+            },
             _ => return None,
         };
-        Some(record)
+        Some((process, record))
     }
 
     /// Why this record can stand in no log, if so.
     pub(crate) fn flaw(&self) -> Option<&'static str> {
         match self {
-            Record::Start { .. } | Record::SyncEnd { .. } | Record::Broken { .. } => None,
+            Record::Start { .. }
+            | Record::SyncEnd { .. }
+            | Record::Stop { .. }
+            | Record::Broken { .. } => None,
             Record::Base {
                 path,
                 offset,
@@ -320,7 +336,7 @@ pub(crate) fn path_flaw(path: &str) -> Option<&'static str> {
 
 fn numbers_of(tag: u8) -> Option<usize> {
     match tag {
-        0..=4 | 9 => Some(1),
+        0..=4 | 9 | 11 => Some(1),
         5 | 6 => Some(2),
         7 | 8 | 10 => Some(0),
         _ => None,
@@ -331,6 +347,7 @@ fn frame(tag: u8, numbers: &[u64], path: &str, rest: &[u8]) -> Vec<u8> {
     let mut frame = Vec::with_capacity(HEADER_BYTES + 32 + path.len() + rest.len());
     frame.extend_from_slice(&MAGIC);
     frame.extend_from_slice(&[0; 8]);
+    frame.extend_from_slice(&std::process::id().to_le_bytes());
     frame.push(tag);
     for number in numbers {
         frame.extend_from_slice(&number.to_le_bytes());
@@ -392,8 +409,12 @@ impl<'a> Fields<'a> {
         Some(u64::from_le_bytes(self.take(8)?.try_into().ok()?))
     }
 
+    fn short(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
     fn path(&mut self) -> Option<Arc<str>> {
-        let len = u32::from_le_bytes(self.take(4)?.try_into().ok()?);
+        let len = self.short()?;
         let bytes = self.take(usize::try_from(len).ok()?)?;
         Some(std::str::from_utf8(bytes).ok()?.into())
     }

@@ -13,6 +13,9 @@
 //!   its thread could have been that much slower.
 //! - Between an operation and its record its connection still holds the lock
 //!   under which it wrote, so no other writer of the same file comes between.
+//! - A process that is killed between an operation and its record leaves a log
+//!   without that operation. It was never told of it, but others may have read
+//!   what it did: the log ends with the last record of such a process.
 //! - An acknowledgement is recorded after the commit returned, and so after
 //!   the ends of the syncs that it rests on.
 
@@ -74,6 +77,24 @@ impl Recorder {
         self.writer.mark(mark)
     }
 
+    /// Records an operation on a file that SQLite does not write, so that it is
+    /// part of the images: to be called after the operation was done, and for
+    /// a sync before it begins and after it has returned.
+    ///
+    /// # Errors
+    ///
+    /// [`ShimError::BadRecord`] when the record can stand in no log, and
+    /// [`ShimError::Broken`]: it was not recorded.
+    pub fn record(&self, record: &Record) -> Result<(), ShimError> {
+        self.writer.record(record)
+    }
+
+    /// A number for [`Record::SyncBegin`] and its end that no other sync of
+    /// the log has.
+    pub fn new_sync(&self) -> u64 {
+        self.writer.new_sync()
+    }
+
     /// Something that other threads can record words with.
     pub fn marker(&self) -> Marker {
         Marker {
@@ -81,21 +102,30 @@ impl Recorder {
         }
     }
 
-    /// Ends the recording. Databases that are still open stay usable; what
-    /// they do is not recorded.
+    /// Ends the recording, as dropping does. Close the databases first: those
+    /// that are still open stay usable, but what they do is not recorded, and
+    /// so the log ends here also for other processes.
     ///
     /// # Errors
     ///
     /// [`ShimError::Broken`] when the recording had ended before.
     pub fn stop(self) -> Result<(), ShimError> {
-        self.writer.stop();
+        self.end();
         self.writer.sound()
+    }
+
+    fn end(&self) {
+        if !self.installed.has_open_files() {
+            let process = std::process::id();
+            self.writer.append(&Record::Stop { process });
+        }
+        self.writer.stop();
     }
 }
 
 impl Drop for Recorder {
     fn drop(&mut self) {
-        self.writer.stop();
+        self.end();
     }
 }
 
@@ -187,7 +217,7 @@ impl Writer {
                 Found::Frame(payload, _) => Record::decode(payload),
                 Found::Nothing => None,
             };
-            if !matches!(known, Some(Record::Start { .. })) {
+            if !matches!(known, Some((_, Record::Start { .. }))) {
                 return Err(ShimError::NotALog {
                     log: log.to_owned(),
                 });
@@ -244,6 +274,25 @@ impl Writer {
             }
         }
         Ok(())
+    }
+
+    fn record(&self, record: &Record) -> Result<(), ShimError> {
+        let early = matches!(
+            record,
+            Record::Base { .. }
+                | Record::Start { .. }
+                | Record::Stop { .. }
+                | Record::Broken { .. }
+        );
+        let flaw = match early {
+            true => Some("only a recorder writes such a record"),
+            false => record.flaw(),
+        };
+        if let Some(why) = flaw {
+            return Err(ShimError::BadRecord { why });
+        }
+        self.append(record);
+        self.sound()
     }
 
     fn mark(&self, mark: Mark) -> Result<(), ShimError> {

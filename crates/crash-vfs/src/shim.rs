@@ -130,6 +130,12 @@ impl Installed {
         self.scope.counters.read()
     }
 
+    /// Whether a file is open that came through this shim.
+    pub(crate) fn has_open_files(&self) -> bool {
+        // Held by the list of shims, by this, and by each open file.
+        Arc::strong_count(&self.scope) > 2
+    }
+
     /// Makes some calls fail from now on, beside what fails already.
     pub fn add_fault(&self, fault: Fault) {
         let faults = self.scope.faults.write();
@@ -163,19 +169,34 @@ fn scopes() -> MutexGuard<'static, Vec<Arc<Scope>>> {
     SCOPES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// How a program came to the shim: without knowing, or by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asked {
+    AsDefault = 0,
+    ByName = 1,
+}
+
 /// Makes SQLite know the shim as the shims in force ask for it.
 fn register(scopes: &[Arc<Scope>]) -> Result<(), ShimError> {
-    if scopes.is_empty() {
-        sys::unregister()
-    } else {
-        sys::register(scopes.iter().any(|scope| scope.default))
+    let wanted = [
+        (Asked::AsDefault, scopes.iter().any(|scope| scope.default)),
+        (Asked::ByName, !scopes.is_empty()),
+    ];
+    for (which, wanted) in wanted {
+        if wanted {
+            sys::register(which)?;
+        } else {
+            sys::unregister(which)?;
+        }
     }
+    Ok(())
 }
 
 /// The shim of the innermost directory around a file.
-fn scope_of(path: &Path) -> Option<Arc<Scope>> {
+fn scope_of(asked: Asked, path: &Path) -> Option<Arc<Scope>> {
     scopes()
         .iter()
+        .filter(|scope| scope.default || asked == Asked::ByName)
         .filter(|scope| path.starts_with(&scope.dir))
         .max_by_key(|scope| scope.dir.as_os_str().len())
         .cloned()
@@ -236,7 +257,7 @@ pub(crate) struct OpenFile {
 impl OpenFile {
     /// Before a file is opened. `Err` is the result code of an open that is
     /// to fail.
-    pub(crate) fn before(path: Option<&Path>, flags: i32) -> Result<OpenFile, i32> {
+    pub(crate) fn before(asked: Asked, path: Option<&Path>, flags: i32) -> Result<OpenFile, i32> {
         let kind = if flags & code::SQLITE_OPEN_MAIN_DB != 0 {
             FileKind::Main
         } else if flags & code::SQLITE_OPEN_WAL != 0 {
@@ -246,7 +267,7 @@ impl OpenFile {
         } else {
             FileKind::Temporary
         };
-        let scope = path.and_then(scope_of);
+        let scope = path.and_then(|path| scope_of(asked, path));
         let mut name = None;
         let mut found_bytes = 0;
         if let (Some(scope), Some(path)) = (&scope, path) {
@@ -373,11 +394,12 @@ impl OpenFile {
 
 /// Around a deletion. `delete` removes the name and syncs no directory.
 pub(crate) fn delete(
+    asked: Asked,
     path: Option<&Path>,
     sync_directory: bool,
     delete: impl FnOnce(bool) -> i32,
 ) -> i32 {
-    let Some((path, scope)) = path.and_then(|path| Some((path, scope_of(path)?))) else {
+    let Some((path, scope)) = path.and_then(|path| Some((path, scope_of(asked, path)?))) else {
         return delete(sync_directory);
     };
     if let Some(code) = scope.strikes(Operation::Delete, kind_of(path)) {
@@ -430,9 +452,9 @@ pub(crate) fn delete(
 }
 
 /// Before somebody asks whether a file is there.
-pub(crate) fn access(path: Option<&Path>) -> Option<i32> {
+pub(crate) fn access(asked: Asked, path: Option<&Path>) -> Option<i32> {
     let path = path?;
-    scope_of(path)?.strikes(Operation::Access, kind_of(path))
+    scope_of(asked, path)?.strikes(Operation::Access, kind_of(path))
 }
 
 /// What a file is, by its name alone.

@@ -22,7 +22,7 @@ use rusqlite::ffi::{self, sqlite3_file, sqlite3_io_methods, sqlite3_vfs};
 
 use crate::error::ShimError;
 use crate::fault::Operation;
-use crate::shim::{self, OpenFile};
+use crate::shim::{self, Asked, OpenFile};
 
 /// Result codes and flags of SQLite.
 pub(crate) mod code {
@@ -37,8 +37,8 @@ pub(crate) mod code {
 
 use code::{SQLITE_IOERR, SQLITE_OK};
 
-/// `shim::VFS_NAME` for C.
-const NAME: &CStr = c"agentos-crash-vfs";
+/// The VFS that is the process's default, and `shim::VFS_NAME` for C.
+const NAMES: [&CStr; 2] = [c"agentos-crash-vfs-default", c"agentos-crash-vfs"];
 
 /// An open file, in memory of SQLite; the file of the VFS beneath follows it.
 #[repr(C)]
@@ -51,9 +51,18 @@ struct ShimFile {
 /// Where the file of the VFS beneath begins.
 const BENEATH_AT: usize = size_of::<ShimFile>().next_multiple_of(16);
 
-/// The VFS beneath, and ours; both are there for ever once they are there.
+/// The VFS beneath, and our two; they are there for ever once they are there.
 static BENEATH: AtomicPtr<sqlite3_vfs> = AtomicPtr::new(ptr::null_mut());
-static OURS: AtomicPtr<sqlite3_vfs> = AtomicPtr::new(ptr::null_mut());
+static OURS: [AtomicPtr<sqlite3_vfs>; 2] = [const { AtomicPtr::new(ptr::null_mut()) }; 2];
+
+/// Which of the two was asked.
+fn asked(vfs: *mut sqlite3_vfs) -> Asked {
+    if vfs == OURS[Asked::ByName as usize].load(Ordering::Acquire) {
+        Asked::ByName
+    } else {
+        Asked::AsDefault
+    }
+}
 
 static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     iVersion: 2,
@@ -77,10 +86,10 @@ static METHODS: sqlite3_io_methods = sqlite3_io_methods {
     xUnfetch: None,
 };
 
-/// Registers the shim, as the default VFS or not; again is harmless. The
-/// caller sees to it that one thread is here at a time.
-pub(crate) fn register(default: bool) -> Result<(), ShimError> {
-    let mut ours = OURS.load(Ordering::Acquire);
+/// Registers the shim, as the process's default or by its name alone; again is
+/// harmless. The caller sees to it that one thread is here at a time.
+pub(crate) fn register(which: Asked) -> Result<(), ShimError> {
+    let mut ours = OURS[which as usize].load(Ordering::Acquire);
     if ours.is_null() {
         // SAFETY: the name is a C string. What is found is never freed: it is
         // SQLite's own static.
@@ -103,22 +112,23 @@ pub(crate) fn register(default: bool) -> Result<(), ShimError> {
         // error, system calls) do not look at the VFS that they are given.
         copy.szOsFile = bytes;
         copy.pNext = ptr::null_mut();
-        copy.zName = NAME.as_ptr();
+        copy.zName = NAMES[which as usize].as_ptr();
         copy.xOpen = Some(x_open);
         copy.xDelete = Some(x_delete);
         copy.xAccess = Some(x_access);
         BENEATH.store(beneath, Ordering::Release);
         // Never freed: connections may use it as long as the process lives.
         ours = Box::into_raw(Box::new(copy));
-        OURS.store(ours, Ordering::Release);
+        OURS[which as usize].store(ours, Ordering::Release);
     }
+    let default = c_int::from(which == Asked::AsDefault);
     // SAFETY: `ours` is a whole VFS that is never freed.
-    checked(unsafe { ffi::sqlite3_vfs_register(ours, c_int::from(default)) })
+    checked(unsafe { ffi::sqlite3_vfs_register(ours, default) })
 }
 
-/// Takes the shim out of SQLite's list. Open files keep it.
-pub(crate) fn unregister() -> Result<(), ShimError> {
-    let ours = OURS.load(Ordering::Acquire);
+/// Takes one of the two out of SQLite's list. Open files keep it.
+pub(crate) fn unregister(which: Asked) -> Result<(), ShimError> {
+    let ours = OURS[which as usize].load(Ordering::Acquire);
     if ours.is_null() {
         return Ok(());
     }
@@ -203,7 +213,7 @@ macro_rules! open_file {
 }
 
 unsafe extern "C" fn x_open(
-    _vfs: *mut sqlite3_vfs,
+    vfs: *mut sqlite3_vfs,
     name: *const c_char,
     file: *mut sqlite3_file,
     flags: c_int,
@@ -218,7 +228,7 @@ unsafe extern "C" fn x_open(
         (*beneath).pMethods = ptr::null();
         path_of(name)
     };
-    let open = match OpenFile::before(path, flags) {
+    let open = match OpenFile::before(asked(vfs), path, flags) {
         Ok(open) => open,
         Err(code) => return code,
     };
@@ -249,14 +259,15 @@ unsafe extern "C" fn x_open(
 }
 
 unsafe extern "C" fn x_delete(
-    _vfs: *mut sqlite3_vfs,
+    vfs: *mut sqlite3_vfs,
     name: *const c_char,
     sync_directory: c_int,
 ) -> c_int {
+    let asked = asked(vfs);
     let vfs = BENEATH.load(Ordering::Acquire);
     // SAFETY: SQLite gives a name that lives as long as this call.
     let path = unsafe { path_of(name) };
-    shim::delete(path, sync_directory & 1 != 0, |sync_directory| {
+    shim::delete(asked, path, sync_directory & 1 != 0, |sync_directory| {
         // SAFETY: the VFS beneath, with SQLite's own name.
         unsafe {
             match (*vfs).xDelete {
@@ -268,13 +279,13 @@ unsafe extern "C" fn x_delete(
 }
 
 unsafe extern "C" fn x_access(
-    _vfs: *mut sqlite3_vfs,
+    vfs: *mut sqlite3_vfs,
     name: *const c_char,
     flags: c_int,
     result: *mut c_int,
 ) -> c_int {
     // SAFETY: SQLite gives a name that lives as long as this call.
-    if let Some(code) = shim::access(unsafe { path_of(name) }) {
+    if let Some(code) = shim::access(asked(vfs), unsafe { path_of(name) }) {
         return code;
     }
     let vfs = BENEATH.load(Ordering::Acquire);

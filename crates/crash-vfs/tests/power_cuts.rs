@@ -16,7 +16,7 @@ fn cut(settings: &Settings, shim: impl FnOnce(Shim) -> Shim) -> Tally {
     std::fs::create_dir(&dir).unwrap();
     let shim = shim(Shim::over(&dir));
     let log = record(&place.path().join("log"), shim, &dir, settings, STEPS);
-    assert_eq!(log.torn(), 0);
+    assert_eq!(log.unused_bytes(), 0);
     let tally = check_all(&log, &place.path().join("image"), SEED, 6);
     assert!(tally.images > 100, "{}", tally.images);
     tally
