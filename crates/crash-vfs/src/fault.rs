@@ -107,7 +107,8 @@ pub enum Answer {
 }
 
 /// Calls that fail: of one operation, from the n-th on, so many. A call that
-/// is made to fail does nothing.
+/// is made to fail does nothing. Files without a name, in which SQLite sorts and
+/// keeps temporary tables, are left alone, and are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fault {
     operation: Operation,

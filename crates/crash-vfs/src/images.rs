@@ -56,6 +56,16 @@ impl<'log> CrashImages<'log> {
         self
     }
 
+    /// Cuts after every record, also after single writes: what a longer search
+    /// finds is found with fewer choices at each cut. To be called before the
+    /// first image is taken.
+    #[must_use]
+    pub fn at_every_record(mut self) -> CrashImages<'log> {
+        let cuts: Vec<usize> = (self.log.first_cut()..=self.log.records().len()).collect();
+        self.cuts = cuts.into_iter();
+        self
+    }
+
     /// Splits what is left into at most `parts` of about as many cuts each,
     /// for as many threads. Between two parts the same image may come twice.
     #[must_use]

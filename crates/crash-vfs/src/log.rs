@@ -122,6 +122,10 @@ impl Log {
         self.marks[..count].iter().map(|(_, mark)| mark)
     }
 
+    pub(crate) fn first_cut(&self) -> usize {
+        self.first_cut
+    }
+
     pub(crate) fn mark_count(&self, cut: usize) -> usize {
         self.marks.partition_point(|(record, _)| *record < cut)
     }

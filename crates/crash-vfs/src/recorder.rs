@@ -47,7 +47,8 @@ impl Recorder {
     ///
     /// To be called before this process opens any file of the directory:
     /// copying one closes a descriptor of it, which would drop the locks that
-    /// SQLite holds.
+    /// SQLite holds. Nobody may change a file while it is copied; a process that
+    /// comes later waits for the copy.
     ///
     /// # Errors
     ///

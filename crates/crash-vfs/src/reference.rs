@@ -362,6 +362,12 @@ proptest! {
             let acknowledged = image.acknowledged().count();
             prop_assert!(prints.insert((image.fingerprint(), acknowledged)));
         }
+        let every = log.crash_images(seed).per_cut(0).at_every_record();
+        let cuts: BTreeSet<usize> = every.map(|image| image.cut()).collect();
+        let writes = log.records().iter().filter(|record| {
+            matches!(record, Record::Write { bytes, .. } if !bytes.is_empty())
+        });
+        prop_assert!(cuts.len() >= writes.count());
         let split: BTreeSet<_> = log
             .crash_images(seed)
             .split(parts)

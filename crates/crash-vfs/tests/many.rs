@@ -202,6 +202,37 @@ fn a_recorder_that_was_killed_ends_the_log_for_all() {
     assert!(check_all(&log, &place.path().join("image")) > 50);
 }
 
+/// Goal: what could not be recorded is never told to the program as done, and
+/// the log is sound up to there.
+/// Method: the program runs with a limit on the size of files, which the log
+/// reaches long before the database does.
+#[test]
+fn a_log_that_cannot_grow_ends_and_says_so() {
+    let place = fresh();
+    let spec = program_spec(place.path(), 1, 10_000);
+    let mut limited = CommandSpec::shell("trap '' XFSZ; ulimit -f 400; exec \"$0\" \"$@\"");
+    limited = limited.arg(spec.program()).args(spec.arguments());
+    for (name, value) in [
+        ("CRASH_VFS_PLACE", place.path().as_os_str().to_owned()),
+        ("CRASH_VFS_FIRST", "1".into()),
+        ("CRASH_VFS_STEPS", "10000".into()),
+    ] {
+        limited = limited.env(name, value);
+    }
+    let finished = agentos_process::run(&limited).unwrap();
+    let said =
+        String::from_utf8_lossy(&finished.stderr) + String::from_utf8_lossy(&finished.stdout);
+    assert!(!finished.success(), "{said}");
+    assert!(
+        said.contains("disk I/O error") || said.contains("Broken"),
+        "{said}"
+    );
+    let log = Log::read(&place.path().join("log")).unwrap();
+    let steps = log.marks().count() / 2;
+    assert!((10..1000).contains(&steps), "{steps}: {said}");
+    assert!(check_all(&log, &place.path().join("image")) > 50);
+}
+
 /// Goal: a trace of system calls can be merged with a log exactly.
 /// Method: the program runs under a tracer; its writes to the log are compared
 /// with the records one by one.

@@ -260,6 +260,14 @@ fn what_is_no_log_is_refused_and_left_alone() {
         path: "../out".into(),
         found_bytes: 0,
     });
+    // Where nobody knows what a file holds, a log ends.
+    let mut ends = Log::builder().base("a", b"x");
+    ends.push(Record::Mark(Mark::note("known")));
+    ends.push(Record::Broken {
+        why: "a test".into(),
+    });
+    ends.push(Record::Mark(Mark::note("unknown")));
+    assert_eq!(ends.build().unwrap().records().len(), 2);
     assert!(matches!(
         leaves.build(),
         Err(LogError::Inconsistent { record: 0, .. })
