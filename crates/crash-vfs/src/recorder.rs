@@ -116,7 +116,10 @@ impl Recorder {
     }
 
     fn end(&self) {
-        if !self.installed.has_open_files() {
+        if self.writer.stopped.load(Ordering::Acquire) {
+            return;
+        }
+        if !self.installed.retire() {
             let process = std::process::id();
             self.writer.append(&Record::Stop { process });
         }

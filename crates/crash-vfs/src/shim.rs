@@ -130,10 +130,15 @@ impl Installed {
         self.scope.counters.read()
     }
 
-    /// Whether a file is open that came through this shim.
-    pub(crate) fn has_open_files(&self) -> bool {
-        // Held by the list of shims, by this, and by each open file.
-        Arc::strong_count(&self.scope) > 2
+    /// Takes the shim away from files that are opened from now on; says whether
+    /// one is open that came through it.
+    pub(crate) fn retire(&self) -> bool {
+        let mut scopes = scopes();
+        scopes.retain(|scope| !Arc::ptr_eq(scope, &self.scope));
+        // What refuses to go is found again by the next shim.
+        let _ = register(&scopes);
+        // Held by this, and by each open file.
+        Arc::strong_count(&self.scope) > 1
     }
 
     /// Makes some calls fail from now on, beside what fails already.
@@ -155,10 +160,7 @@ impl Installed {
 
 impl Drop for Installed {
     fn drop(&mut self) {
-        let mut scopes = scopes();
-        scopes.retain(|scope| !Arc::ptr_eq(scope, &self.scope));
-        // What refuses to go is found again by the next shim.
-        let _ = register(&scopes);
+        self.retire();
     }
 }
 

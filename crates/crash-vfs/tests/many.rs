@@ -202,6 +202,26 @@ fn a_recorder_that_was_killed_ends_the_log_for_all() {
     assert!(check_all(&log, &place.path().join("image")) > 50);
 }
 
+/// A database that is open beyond the recording goes on unseen.
+#[test]
+fn a_recording_that_stops_under_an_open_database_ends_the_log_for_all() {
+    let place = fresh();
+    let dir = place.path().join("data");
+    let log = place.path().join("log");
+    let recorder = Recorder::start(&log, Shim::over(&dir)).unwrap();
+    let mut db = open_patiently(&dir);
+    step(&mut db, 1, &WAL_FULL, |mark| recorder.mark(mark));
+    recorder.stop().unwrap();
+    step(&mut db, 2, &WAL_FULL, |_| Ok(()));
+    let spec = program_spec(place.path(), 3, 1);
+    assert!(agentos_process::run(&spec).unwrap().success());
+    let read = Log::read(&log).unwrap();
+    assert!(read.unused_bytes() > 0);
+    let words: Vec<&str> = read.marks().map(|mark| mark.text.as_str()).collect();
+    assert_eq!(words, ["1", "1"]);
+    assert!(check_all(&read, &place.path().join("image")) > 10);
+}
+
 /// Goal: what could not be recorded is never told to the program as done, and
 /// the log is sound up to there.
 /// Method: the program runs with a limit on the size of files, which the log
