@@ -407,8 +407,8 @@ impl Engine {
         if is_interrupted {
             return self.go_on(id, Resume::Continue, 0);
         }
-        if let Some(call) = inside.kept.and_then(|at| self.trace.calls.get_mut(at)) {
-            call.result = Some(result);
+        if let Some(at) = inside.kept {
+            self.trace.has_returned(at, result);
         }
         if inside.strike != Strike::Not {
             let call = Call {

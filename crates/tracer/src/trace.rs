@@ -139,6 +139,10 @@ pub struct Trace {
     /// The interesting calls in the order in which they began, at most
     /// [`CALLS_MAX`].
     pub calls: Vec<Call>,
+    /// For each of these, how many calls of the trace had begun when it returned; `None`
+    /// when it did not return. What a thread did after a call stands behind that place.
+    #[serde(default)]
+    pub returned: Vec<Option<usize>>,
     /// How many there were of each kind, with those that were not kept.
     pub counts: BTreeMap<CallKind, u64>,
     /// The call that was struck. None when nothing was planned, or when the run
@@ -180,6 +184,16 @@ impl Trace {
             return None;
         }
         self.calls.push(call.clone());
+        self.returned.push(None);
         Some(self.calls.len() - 1)
+    }
+
+    /// A call that is kept at this place has returned.
+    pub(crate) fn has_returned(&mut self, at: usize, result: i64) {
+        let begun = self.calls.len();
+        if let (Some(call), Some(returned)) = (self.calls.get_mut(at), self.returned.get_mut(at)) {
+            call.result = Some(result);
+            *returned = Some(begun);
+        }
     }
 }

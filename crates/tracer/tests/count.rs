@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use agentos_process::{CommandSpec, Exit};
 use agentos_tracer::{CallKind, Plan, Trace};
@@ -37,6 +37,9 @@ fn a_known_program_is_counted_call_by_call() {
     );
     assert_eq!(seen.trace.counts[&CallKind::named("write").unwrap()], 6);
     assert_eq!(seen.trace.total(), 9);
+    // One thread: each returns before the next begins.
+    let places: Vec<_> = (1..=9).map(Some).collect();
+    assert_eq!(seen.trace.returned, places);
     assert_eq!((seen.trace.processes, seen.trace.threads), (1, 1));
     assert_eq!(seen.trace.hit, None);
 }
@@ -76,6 +79,20 @@ fn threads_keep_their_positions_from_run_to_run() {
         assert!(seen.exit.success(), "{seen:#?}");
         assert_eq!(done(&seen.trace), expected);
         assert_eq!((seen.trace.processes, seen.trace.threads), (1, 7));
+        returns_are_in_order(&seen.trace);
+    }
+}
+
+/// A call returns after it began, and before the next one of its thread begins.
+fn returns_are_in_order(trace: &Trace) {
+    let mut last: BTreeMap<_, usize> = BTreeMap::new();
+    for (place, (call, returned)) in trace.calls.iter().zip(&trace.returned).enumerate() {
+        let returned = returned.unwrap();
+        assert!(place < returned && returned <= trace.calls.len(), "{call}");
+        let position = &call.position;
+        let thread = (position.process.clone(), position.thread.clone());
+        let before = last.insert(thread, returned).unwrap_or(0);
+        assert!(before <= place, "{call}");
     }
 }
 
