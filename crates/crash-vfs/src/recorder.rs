@@ -173,6 +173,9 @@ pub fn mark(mark: Mark) -> Result<bool, ShimError> {
 pub(crate) struct Writer {
     file: File,
     stopped: AtomicBool,
+    /// Held for each `write`: a trace of system calls then never shows two of
+    /// this process at once, of which nobody could say which came first.
+    appending: Mutex<()>,
     broken: Mutex<Option<String>>,
 }
 
@@ -195,6 +198,7 @@ impl Writer {
         file.lock().map_err(doing("lock the log"))?;
         let writer = Writer {
             stopped: AtomicBool::new(false),
+            appending: Mutex::new(()),
             broken: Mutex::new(None),
             file,
         };
@@ -322,7 +326,11 @@ impl Writer {
         if self.stopped.load(Ordering::Acquire) {
             return lock(&self.broken).is_none();
         }
-        match (&self.file).write(frame) {
+        let written = {
+            let _one_at_a_time = lock(&self.appending);
+            (&self.file).write(frame)
+        };
+        match written {
             Ok(written) if written == frame.len() => true,
             Ok(_) => self.give_up("the log was not written wholly".to_owned()),
             Err(error) => self.give_up(format!("the log was not written: {error}")),
