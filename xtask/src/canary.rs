@@ -127,6 +127,14 @@ pub(crate) enum Canary {
     CheckThenAct,
     /// Asks the model itself while somebody else does.
     DoNotWait,
+    /// Turns syncs off behind the back of the store.
+    SyncOff,
+    /// Says that its store is as durable as can be, and has it relaxed.
+    RelaxedAsFull,
+    /// Has a drive that says it has synced, and has not.
+    SyncLies,
+    /// Makes checkpoints of artifacts that it does not sync.
+    ArtifactUnsynced,
 }
 
 impl Canary {

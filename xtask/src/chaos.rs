@@ -8,11 +8,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agentos_chaos::{Console, Interrupt, Report, Runner, fresh_seed, report};
+use agentos_crash_vfs::ImageId;
 use agentos_process::CommandSpec;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::cli::{ChaosArgs, CommonArgs, ReportArgs, TIMEOUT_S};
+use crate::scenarios::power_loss::{self, Extent};
 use crate::victims::{self, Role};
 use crate::{exhaustive, scenarios};
 
@@ -24,8 +26,14 @@ const DUMP_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[expect(clippy::print_stdout, reason = "this is what the command is asked for")]
 pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
+    if let (Some(recording), Some(image)) = (&arguments.recording, arguments.image) {
+        return cut_again(recording, image);
+    }
     if arguments.exhaustive.exhaustive {
-        return exhaustive::run(arguments);
+        return match power_loss::is_named_alone(&arguments.scenarios) && !arguments.list {
+            true => run_all_cuts(arguments),
+            false => exhaustive::run(arguments),
+        };
     }
     let common = &arguments.common;
     let all = scenarios::all(common.canary);
@@ -44,6 +52,39 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         .keep(arguments.keep)
         .run(&chosen);
     finish(&report, common.report.json.as_deref())
+}
+
+/// All images that a power cut may leave, instead of a sample.
+fn run_all_cuts(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
+    let common = &arguments.common;
+    let timeout = match common.timeout {
+        TIMEOUT_S => power_loss::TIMEOUT_ALL_S,
+        said => said,
+    };
+    let options = replay_options(common);
+    let report = runner(common)?
+        .timeout(Duration::from_secs(timeout))
+        .replay(move |name, seed| {
+            format!("cargo xtask chaos {name} --exhaustive --seed {seed}{options}")
+        })
+        .verbose(arguments.verbose)
+        .keep(arguments.keep)
+        .run(&[&power_loss::scenario_of(common.canary, Extent::All)]);
+    finish(&report, common.report.json.as_deref())
+}
+
+/// One image of a recording that was kept.
+fn cut_again(recording: &Path, image: ImageId) -> Result<ExitCode, Box<dyn Error>> {
+    let (what, broken) =
+        power_loss::replay(recording, image).map_err(|failure| failure.reason())?;
+    let broken_text: String = broken.iter().map(|reason| format!("{reason}\n")).collect();
+    let verdict = if broken.is_empty() {
+        "sound\n"
+    } else {
+        "violated\n"
+    };
+    let shown = show(&format!("{what}{broken_text}{verdict}"));
+    exit_code(shown, u8::from(!broken.is_empty()))
 }
 
 /// Prints and writes a report; gives its exit code.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use agentos_chaos::{JOBS_MAX, RUNS_MAX, SCENARIO_TIMEOUT_DEFAULT, SHRINK_RUNS_MAX, Strike};
+use agentos_crash_vfs::ImageId;
 use clap::{Args, Parser, Subcommand};
 
 use crate::any_program::ProgramArgs;
@@ -72,6 +73,12 @@ pub(crate) struct ChaosArgs {
     pub(crate) list: bool,
     #[command(flatten)]
     pub(crate) exhaustive: ExhaustiveArgs,
+    /// Cut one recording of power-loss again, that a violation has kept.
+    #[arg(long, value_name = "DIR", requires = "image")]
+    pub(crate) recording: Option<PathBuf>,
+    /// Which image of that recording.
+    #[arg(long, value_name = "IMAGE", requires = "recording")]
+    pub(crate) image: Option<ImageId>,
     #[command(flatten)]
     pub(crate) common: CommonArgs,
     /// Keep the directories of all runs.
@@ -96,7 +103,8 @@ pub(crate) enum ChaosCommand {
 #[derive(Debug, Args)]
 pub(crate) struct ExhaustiveArgs {
     /// Strike each scenario's victim at every named point and at every system call,
-    /// one run each; of all scenarios that can be struck so when none is named.
+    /// one run each; of all scenarios that can be struck so when none is named. Of
+    /// power-loss, named alone: open all images of the first level.
     #[arg(long, conflicts_with = "quick")]
     pub(crate) exhaustive: bool,
     /// Only at named points, or at what else is asked for.

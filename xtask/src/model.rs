@@ -2,10 +2,12 @@
 //! acknowledged. Pure: no file, no process, no clock.
 
 mod answer;
+pub(crate) mod cut;
 pub(crate) mod doubt;
 pub(crate) mod flight;
 mod history;
 mod life;
+pub(crate) mod mill;
 pub(crate) mod once;
 mod passes;
 mod rung;

@@ -54,6 +54,7 @@ fn the_scenarios_are_listed_by_number_and_name() {
             ["12", "sweep-race"],
             ["13", "in-doubt"],
             ["14", "single-flight"],
+            ["16", "power-loss"],
             ["21", "kill-during-upkeep"]
         ]
     );
@@ -65,7 +66,7 @@ fn all_scenarios_pass_and_the_last_line_counts_them() {
     let printed = stdout(&finished);
     assert_eq!(finished.outcome, Outcome::Exited { code: 0 }, "{printed}");
     assert_eq!(printed.lines().next(), Some("seed 11"));
-    assert_eq!(printed.lines().last(), Some("15 passed, 0 failed"));
+    assert_eq!(printed.lines().last(), Some("16 passed, 0 failed"));
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod lineage;
 pub(crate) mod llm_cache;
 mod plan;
 pub(crate) mod poison_item;
+pub(crate) mod power_loss;
 pub(crate) mod recovery_sweep;
 pub(crate) mod rivalry;
 pub(crate) mod single_flight;
@@ -53,6 +54,7 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         sweep_race::scenario(canary),
         in_doubt::scenario(canary),
         single_flight::scenario(canary),
+        power_loss::scenario(canary),
         kill_during_upkeep::scenario(canary),
     ]
 }

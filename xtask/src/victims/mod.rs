@@ -6,6 +6,7 @@
 
 mod agent;
 mod appender;
+mod behind;
 mod caller;
 mod clerk;
 mod counter;
@@ -15,6 +16,9 @@ mod jumps;
 mod keeper;
 mod key_teller;
 mod loader;
+mod mender;
+mod mill;
+mod miller;
 mod model;
 mod payer;
 mod pooled;
@@ -45,6 +49,8 @@ use agentos_core::BoxError;
 use agentos_store::sqlite::{Config, DumpOptions, SqliteStore, dump};
 use serde::{Deserialize, Serialize};
 
+use crate::scenarios::power_loss::Sifter;
+
 pub(crate) use self::agent::{Agent, LINES_PER_ITERATION, Progress, artifact_of, input_lines};
 pub(crate) use self::appender::{Appender, State};
 pub(crate) use self::caller::{Caller, ToldCall, standing_at};
@@ -58,6 +64,9 @@ pub(crate) use self::jumps::{JumpingClock, true_now_us};
 pub(crate) use self::keeper::{KEEPER_BALLAST_BYTES, KEPT_EVENT, KEPT_TASK, Keeper, Kept};
 pub(crate) use self::key_teller::{TELLS, outcome_digest};
 pub(crate) use self::loader::{Loader, ack_path, newest_ack};
+pub(crate) use self::mender::Mender;
+pub(crate) use self::mill::{BOOKED, Mill};
+pub(crate) use self::miller::Miller;
 pub(crate) use self::model::{Model, port_of};
 pub(crate) use self::payer::{Heard, PAYS, Payer};
 pub(crate) use self::pooled::{POISON, Pooled, result_of};
@@ -99,6 +108,10 @@ pub(crate) enum Role {
     Keeper(Keeper),
     /// Does everything at once, as fast as it can.
     Loader(Loader),
+    /// Recovers what a power cut left, recorded.
+    Mender(Mender),
+    /// Grinds steps on a store whose files are recorded.
+    Miller(Miller),
     /// Answers as a model does, and counts who asked.
     Model(Model),
     /// Asks a model what many others ask too.
@@ -123,6 +136,8 @@ pub(crate) enum Role {
     Rival(Rival),
     /// Is one rival after the other.
     Rivals(Vec<Rival>),
+    /// Opens its part of what power cuts left; nobody kills it.
+    Sifter(Sifter),
     /// Works in the kill storm.
     Stormer(Stormer),
     /// Opens a store, and says so before and after.
@@ -143,6 +158,8 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Janitor(janitor) => janitor.run(),
         Role::Keeper(keeper) => keeper.run(),
         Role::Loader(loader) => loader.run(),
+        Role::Mender(mender) => mender.run(),
+        Role::Miller(miller) => miller.run(),
         Role::Model(model) => model.run(),
         Role::Payer(payer) => payer.run(),
         Role::Pooled(pooled) => pooled.run(),
@@ -155,6 +172,7 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Zombie(zombie) => zombie.run(),
         Role::Rival(rival) => rival.run(),
         Role::Rivals(rivals) => rivals.iter().try_for_each(Rival::run),
+        Role::Sifter(sifter) => sifter.run(),
         Role::Stormer(stormer) => stormer.run(),
         Role::Open { db } => {
             say("open")?;
@@ -181,7 +199,7 @@ pub(crate) fn spec(name: &str, role: &Role) -> io::Result<VictimSpec> {
 }
 
 /// Prints a line at once: what it says has happened.
-fn say(line: &str) -> io::Result<()> {
+pub(crate) fn say(line: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{line}")?;
     out.flush()
