@@ -3,6 +3,7 @@
 //! Readers never wait for the writer. A connection that met an I/O error or
 //! damage is closed and not lent again: the pool itself would not notice.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,13 +138,15 @@ impl Readers {
             .max_lifetime(None)
             .test_on_check_out(false)
             .connection_timeout(self.busy.max(Duration::from_millis(1)))
-            .error_handler(Box::new(LogErrors))
-            .build_unchecked(Manager {
-                files,
-                busy: self.busy,
-                census: Arc::clone(&self.census),
-            });
-        Ok(pool)
+            .error_handler(Box::new(LogErrors));
+        let manager = Manager {
+            files,
+            busy: self.busy,
+            census: Arc::clone(&self.census),
+        };
+        // It panics when the system has no room for its threads.
+        catch_unwind(AssertUnwindSafe(|| pool.build_unchecked(manager)))
+            .map_err(|_| StorageError::Io("no thread is left that opens readers".into()))
     }
 
     /// The pool says only that no reader came in time. Opening one tells
