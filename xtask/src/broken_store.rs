@@ -223,6 +223,10 @@ impl Storage for BrokenStore {
                 }
                 Err(self.refuse(*stale).into())
             }
+            Err(error) if self.is(Canary::UntypedErrors) => Err(StorageError::Internal {
+                context: "committing".into(),
+                cause: error.into(),
+            }),
             answer => answer,
         }
     }

@@ -135,6 +135,18 @@ pub(crate) enum Canary {
     SyncLies,
     /// Makes checkpoints of artifacts that it does not sync.
     ArtifactUnsynced,
+    /// Gives whatever stands in a file a seal that holds before it opens it.
+    SealAnew,
+    /// Acknowledges a step whose commit failed.
+    AckFailure,
+    /// Says of a full disk, or of one that fails, that it is a defect of the program.
+    UntypedErrors,
+    /// Keeps no room for a full disk.
+    NoBallast,
+    /// Waits for ever when it is refused.
+    HangOnError,
+    /// Goes on from nowhere when the newest checkpoint is damaged.
+    StopAtDamage,
 }
 
 impl Canary {

@@ -15,6 +15,7 @@ mod exhaustive;
 mod model;
 mod port;
 mod scenarios;
+mod sealed_anew;
 mod soak;
 mod stability;
 mod subjects;

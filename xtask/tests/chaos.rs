@@ -55,7 +55,10 @@ fn the_scenarios_are_listed_by_number_and_name() {
             ["13", "in-doubt"],
             ["14", "single-flight"],
             ["16", "power-loss"],
-            ["21", "kill-during-upkeep"]
+            ["17", "disk-full"],
+            ["19", "bit-rot"],
+            ["21", "kill-during-upkeep"],
+            ["22", "too-many"]
         ]
     );
 }
@@ -66,7 +69,7 @@ fn all_scenarios_pass_and_the_last_line_counts_them() {
     let printed = stdout(&finished);
     assert_eq!(finished.outcome, Outcome::Exited { code: 0 }, "{printed}");
     assert_eq!(printed.lines().next(), Some("seed 11"));
-    assert_eq!(printed.lines().last(), Some("16 passed, 0 failed"));
+    assert_eq!(printed.lines().last(), Some("19 passed, 0 failed"));
 }
 
 #[test]

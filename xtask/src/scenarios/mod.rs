@@ -1,8 +1,11 @@
 //! The scenarios. One file each: goal, method, run.
 
+pub(crate) mod bit_rot;
+pub(crate) mod clerks_rows;
 pub(crate) mod clock_jump;
 pub(crate) mod concurrent_checkpoints;
 pub(crate) mod crew;
+pub(crate) mod disk_full;
 pub(crate) mod end_to_end;
 mod gate;
 pub(crate) mod in_doubt;
@@ -12,6 +15,7 @@ pub(crate) mod kill_storm;
 pub(crate) mod lease_expiration;
 mod lineage;
 pub(crate) mod llm_cache;
+mod own_disk;
 mod plan;
 pub(crate) mod poison_item;
 pub(crate) mod power_loss;
@@ -22,6 +26,7 @@ mod sources;
 pub(crate) mod sweep_race;
 pub(crate) mod tidied;
 pub(crate) mod told;
+pub(crate) mod too_many;
 pub(crate) mod tool_replay;
 mod traces;
 pub(crate) mod zombie_worker;
@@ -55,7 +60,10 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         in_doubt::scenario(canary),
         single_flight::scenario(canary),
         power_loss::scenario(canary),
+        disk_full::scenario(canary),
+        bit_rot::scenario(canary),
         kill_during_upkeep::scenario(canary),
+        too_many::scenario(canary),
     ]
 }
 

@@ -2,6 +2,7 @@
 //! a step has an audit line that says so; a step without its line is done again. Before it
 //! begins it gives up what an earlier start of it held.
 
+use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -12,10 +13,10 @@ use std::time::Duration;
 
 use agentos_core::{
     AbandonKey, AuditLine, CancelWork, ClaimRequest, Commit, CompleteWork, Deadline, Digest,
-    FailWork, Finding, IdempotencyKey, Incarnation, KeyFence, KeyStorage, Lease, LeaseStorage,
-    NewOutcome, NewTask, NewWorkItem, OnLost, RecordVerification, ReleaseWork, RemoveKeys,
-    RequeueWork, Retry, RetryRule, SequenceNumber, SetTaskStatus, Storage, TaskId, TaskStatus,
-    TaskStorage, TouchKeys, Verification, WorkItemId, WorkItemStatus, Worker, WorkerId,
+    FailWork, Finding, IdempotencyKey, Incarnation, KeyFence, Lease, NewOutcome, NewTask,
+    NewWorkItem, OnLost, RecordVerification, ReleaseWork, RemoveKeys, RequeueWork, Retry,
+    RetryRule, SequenceNumber, SetTaskStatus, Storage, TaskId, TaskStatus, TaskStorage, TouchKeys,
+    Verification, WorkItemId, WorkItemStatus, Worker, WorkerId,
 };
 use agentos_idempotency::{
     Begin, CacheConfig, CacheError, CallContext, DoubtfulCall, GateConfig, IdempotencyStore,
@@ -29,6 +30,7 @@ use serde_json::json;
 
 use super::janitor::numbered;
 use super::{BUSY_TIMEOUT, ack};
+use crate::broken_store;
 use crate::canary::Canary;
 
 /// The task of all that it writes.
@@ -85,7 +87,9 @@ pub(crate) struct Clerk {
 }
 
 /// The steps whose audit lines are there, oldest first.
-pub(crate) fn steps_done(store: &SqliteStore) -> Result<Vec<String>, agentos_core::StorageError> {
+pub(crate) fn steps_done(
+    store: &(impl TaskStorage + ?Sized),
+) -> Result<Vec<String>, agentos_core::StorageError> {
     let task = TaskId::new(CLERKS_TASK)?;
     if store.task(&task)?.is_none() {
         return Ok(Vec::new());
@@ -98,20 +102,40 @@ pub(crate) fn steps_done(store: &SqliteStore) -> Result<Vec<String>, agentos_cor
 impl Clerk {
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
         let config = Config::at(&self.db).busy_timeout(BUSY_TIMEOUT);
-        let desk = Desk::new(self, SqliteStore::open(config)?)?;
+        let store = Arc::new(SqliteStore::open(config)?);
+        self.work(&store, &mut BTreeSet::new())
+    }
+
+    /// Does what is left of its steps in an open store, as a start of its own, and
+    /// acknowledges those that it has not `told` of before.
+    pub(super) fn work(
+        &self,
+        store: &Arc<SqliteStore>,
+        told: &mut BTreeSet<&'static str>,
+    ) -> Fallible<()> {
+        let desk = Desk::new(self, store)?;
         desk.sweep.give_up_earlier_starts(&desk.me)?;
         for (name, step) in STEPS.into_iter().take(self.steps) {
-            if !steps_done(&desk.store)?.iter().any(|done| done == name) {
-                step(&desk)?;
+            let done = steps_done(&*desk.store)?;
+            if !done.iter().any(|done| done == name) {
+                let result = step(&desk);
+                if self.canary == Some(Canary::AckFailure) {
+                    // Whatever it was.
+                    let _ = result;
+                } else {
+                    result?;
+                }
             }
-            ack(&name)?;
+            if told.insert(name) {
+                ack(&name)?;
+            }
         }
         Ok(())
     }
 }
 
 struct Desk {
-    store: Arc<SqliteStore>,
+    store: Arc<dyn Storage>,
     sweep: RecoverySweep,
     gate: IdempotencyStore,
     ledger: ToolLedger,
@@ -123,9 +147,8 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(clerk: &Clerk, store: SqliteStore) -> Fallible<Desk> {
-        let store = Arc::new(store);
-        let shared = Arc::clone(&store) as Arc<dyn Storage>;
+    fn new(clerk: &Clerk, store: &Arc<SqliteStore>) -> Fallible<Desk> {
+        let shared = broken_store::over(Arc::clone(store), clerk.canary);
         let me = Worker::start(WorkerId::new("clerk")?);
         let config = GateConfig::new(me.clone())
             .permit_lease(LEASE)
@@ -141,7 +164,7 @@ impl Desk {
             after_loss,
         };
         Ok(Desk {
-            sweep: RecoverySweep::new(shared, sweep),
+            sweep: RecoverySweep::new(Arc::clone(&shared), sweep),
             ledger: ToolLedger::new(gate.clone(), LedgerConfig::new()),
             cache: LlmOutputCache::new(gate.clone(), CacheConfig::default())?,
             gate,
@@ -149,7 +172,7 @@ impl Desk {
             task: TaskId::new(CLERKS_TASK)?,
             world: clerk.world.clone(),
             canary: clerk.canary,
-            store,
+            store: shared,
         })
     }
 
@@ -271,6 +294,9 @@ impl Desk {
         };
         self.claim(&earlier, 2)?;
         let swept = self.sweep.give_up_earlier_starts(&self.me)?;
+        if let Some(failure) = swept.failures.into_iter().next() {
+            return Err(failure.error.into());
+        }
         if swept.recovered != 2 {
             return Err(format!("{} of 2 leases were given up", swept.recovered).into());
         }

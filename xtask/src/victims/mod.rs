@@ -6,6 +6,7 @@
 
 mod agent;
 mod appender;
+mod appraiser;
 mod behind;
 mod caller;
 mod clerk;
@@ -27,12 +28,16 @@ mod prompter;
 mod reader;
 mod recorded;
 mod recoverer;
+mod refusal;
 mod rival;
+mod stocker;
 mod stormer;
+mod stubborn;
 mod successor;
 mod taker;
 mod talk;
 mod tally;
+mod tenant;
 mod tooler;
 mod zombie;
 
@@ -53,6 +58,7 @@ use crate::scenarios::power_loss::Sifter;
 
 pub(crate) use self::agent::{Agent, LINES_PER_ITERATION, Progress, artifact_of, input_lines};
 pub(crate) use self::appender::{Appender, State};
+pub(crate) use self::appraiser::{Appraiser, AtRest, expected_answer, expected_call};
 pub(crate) use self::caller::{Caller, ToldCall, standing_at};
 pub(crate) use self::clerk::{CLERKS_TASK, Clerk, clerks_steps, steps_done};
 pub(crate) use self::counter::{
@@ -74,13 +80,18 @@ pub(crate) use self::prompter::{AskedAll, DONE, GotBack, Prompter};
 pub(crate) use self::reader::Reader;
 pub(crate) use self::recoverer::{Recoverer, Scan};
 pub(crate) use self::rival::{BOOT_BASE_US, HOUR_US, Jumps, Rival};
+pub(crate) use self::stocker::{
+    CALLS, LATE, LATE_COMMITS, STOCKED, Stocker, is_boundary, stocked_state,
+};
 pub(crate) use self::stormer::{StepDone, Stormer, WORK_TYPE};
+pub(crate) use self::stubborn::{Stubborn, Used};
 pub(crate) use self::successor::{Succession, Successor, last_commit};
 pub(crate) use self::taker::{Done, Taken, Taker, Way};
 pub(crate) use self::talk::{OUTBOX, request};
 #[cfg(test)]
 pub(crate) use self::talk::{Said, Talk};
 pub(crate) use self::tally::{Answer, Tally, share};
+pub(crate) use self::tenant::{Filled, RENEWALS, TENANTS_BALLAST_BYTES, Tenant, WhileFull};
 pub(crate) use self::tooler::{EFFECTS, KINDS, Ran, RanAll, Tooler};
 pub(crate) use self::zombie::{Answered, Attempted, Zombie, signed};
 
@@ -94,6 +105,8 @@ pub(crate) enum Role {
     Agent(Agent),
     /// Appends checkpoints to one task.
     Appender(Appender),
+    /// Opens damaged copies of a store, and tells what it is answered.
+    Appraiser(Appraiser),
     /// Makes calls through the ledger of tools, and may stand still in one.
     Caller(Caller),
     /// Writes rows of every kind, step by step.
@@ -124,10 +137,16 @@ pub(crate) enum Role {
     Reader(Reader),
     /// Takes lost leases away, and finishes what can be claimed then.
     Recoverer(Recoverer),
+    /// Fills a store with rows of every kind, and waits.
+    Stocker(Stocker),
+    /// Writes rows of every kind, and goes on after errors.
+    Stubborn(Stubborn),
     /// Takes an item over and commits under its lease, step by step.
     Successor(Successor),
     /// Waits for an item that another one holds, and takes it over.
     Taker(Taker),
+    /// Works on a small disk that others fill.
+    Tenant(Tenant),
     /// Runs many commands, through the ledger.
     Tooler(Tooler),
     /// Goes on under a lease that it has lost, and does not know.
@@ -151,6 +170,7 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
     match serde_json::from_str(role)? {
         Role::Agent(agent) => agent.run(),
         Role::Appender(appender) => appender.run(),
+        Role::Appraiser(appraiser) => appraiser.run(),
         Role::Caller(caller) => caller.run(),
         Role::Clerk(clerk) => clerk.run(),
         Role::Counter(counter) => counter.run(),
@@ -166,8 +186,11 @@ pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
         Role::Prompter(prompter) => prompter.run(),
         Role::Reader(reader) => reader.run(),
         Role::Recoverer(recoverer) => recoverer.run(),
+        Role::Stocker(stocker) => stocker.run(),
+        Role::Stubborn(stubborn) => stubborn.run(),
         Role::Successor(successor) => successor.run(),
         Role::Taker(taker) => taker.run(),
+        Role::Tenant(tenant) => tenant.run(),
         Role::Tooler(tooler) => tooler.run(),
         Role::Zombie(zombie) => zombie.run(),
         Role::Rival(rival) => rival.run(),
