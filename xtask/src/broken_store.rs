@@ -11,6 +11,7 @@ mod keys;
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
 use std::time::Duration;
 
 use agentos_core::{
@@ -164,6 +165,17 @@ impl BrokenStore {
         })
     }
 
+    /// An error as this store tells it.
+    fn untyped(&self, error: StorageError) -> StorageError {
+        if self.is(Canary::UntypedErrors) {
+            return StorageError::Internal {
+                context: "working".into(),
+                cause: error.into(),
+            };
+        }
+        error
+    }
+
     /// A refusal as this store words it.
     fn refuse(&self, stale: StaleLease) -> StaleLease {
         if self.is(Canary::MuteRefusal) {
@@ -223,11 +235,7 @@ impl Storage for BrokenStore {
                 }
                 Err(self.refuse(*stale).into())
             }
-            Err(error) if self.is(Canary::UntypedErrors) => Err(StorageError::Internal {
-                context: "committing".into(),
-                cause: error.into(),
-            }),
-            answer => answer,
+            answer => answer.map_err(|error| self.untyped(error)),
         }
     }
 
@@ -249,7 +257,10 @@ impl LeaseStorage for BrokenStore {
             })?;
         }
         self.before_sweep()?;
-        let leases = self.store.claim(request)?;
+        let leases = self
+            .store
+            .claim(request)
+            .map_err(|error| self.untyped(error))?;
         if !self.is(Canary::TokenReset) {
             self.after_sweep()?;
         }
@@ -281,7 +292,13 @@ impl LeaseStorage for BrokenStore {
                 .collect::<Result<_, _>>()?,
             _ => fences.to_vec(),
         };
-        let answers = self.store.renew(&weak, lease)?;
+        if self.is(Canary::RenewLate) {
+            thread::park_timeout(lease);
+        }
+        let answers = self
+            .store
+            .renew(&weak, lease)
+            .map_err(|error| self.untyped(error))?;
         if self.is(Canary::ExpireLate) {
             for renewed in answers.iter().flatten() {
                 self.postpone(renewed.fence.item)?;

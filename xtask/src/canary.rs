@@ -143,6 +143,10 @@ pub(crate) enum Canary {
     UntypedErrors,
     /// Keeps no room for a full disk.
     NoBallast,
+    /// Waits twenty times as long as it says.
+    WaitLonger,
+    /// Renews a lease when it has waited for as long as that lasts.
+    RenewLate,
     /// Waits for ever when it is refused.
     HangOnError,
     /// Goes on from nowhere when the newest checkpoint is damaged.

@@ -56,7 +56,9 @@ fn the_scenarios_are_listed_by_number_and_name() {
             ["14", "single-flight"],
             ["16", "power-loss"],
             ["17", "disk-full"],
+            ["18", "io-error"],
             ["19", "bit-rot"],
+            ["20", "slow-disk"],
             ["21", "kill-during-upkeep"],
             ["22", "too-many"]
         ]
@@ -69,7 +71,7 @@ fn all_scenarios_pass_and_the_last_line_counts_them() {
     let printed = stdout(&finished);
     assert_eq!(finished.outcome, Outcome::Exited { code: 0 }, "{printed}");
     assert_eq!(printed.lines().next(), Some("seed 11"));
-    assert_eq!(printed.lines().last(), Some("19 passed, 0 failed"));
+    assert_eq!(printed.lines().last(), Some("21 passed, 0 failed"));
 }
 
 #[test]

@@ -41,19 +41,16 @@ fn figure(figures: &Value, name: &str) -> u64 {
 fn is_caught(scenario: &str, canary: &str, reason: &str) {
     let artifacts = tempfile::tempdir().unwrap();
     let artifacts_arg = artifacts.path().to_str().unwrap();
-    let finished = run(&[
-        "chaos",
-        scenario,
-        "--quick",
-        "--seed",
-        "13",
-        "--canary",
-        canary,
-        "--artifacts",
-        artifacts_arg,
-        "--json",
-        "-",
-    ]);
+    let mut arguments = vec!["chaos", scenario, "--seed", "13", "--canary", canary];
+    // Of a few failing calls none may be one of a commit.
+    let quick = if scenario == "io-error" {
+        ""
+    } else {
+        arguments.push("--quick");
+        " --quick"
+    };
+    arguments.extend(["--artifacts", artifacts_arg, "--json", "-"]);
+    let finished = run(&arguments);
     assert_eq!(finished.outcome, Outcome::Exited { code: 1 }, "{canary}");
     let report = json(&finished);
     let violated = &report["scenarios"][0];
@@ -62,7 +59,7 @@ fn is_caught(scenario: &str, canary: &str, reason: &str) {
     assert!(told.contains(reason), "{canary}, {reason}: {violated}");
     let evidence = Path::new(violated["evidence"].as_str().unwrap());
     let replay = std::fs::read_to_string(evidence.join("replay.txt")).unwrap();
-    let line = format!("cargo xtask chaos {scenario} --seed 13 --quick --canary {canary}");
+    let line = format!("cargo xtask chaos {scenario} --seed 13{quick} --canary {canary}");
     assert!(replay.contains(&line), "{replay}");
 }
 
@@ -122,6 +119,59 @@ fn a_store_that_does_not_say_that_the_disk_is_full_is_caught() {
 #[test]
 fn a_store_that_keeps_no_room_for_a_full_disk_is_caught() {
     is_caught("disk-full", "no-ballast", "the renewals of its lease");
+}
+
+/// Goal: calls really fail. Method: the figures of a run.
+#[test]
+fn a_disk_fails_at_many_calls() {
+    let figures = figures("io-error", "31");
+    assert_eq!(figure(&figures, "rounds"), 16);
+    assert!(6 < figure(&figures, "hit"), "{figures}");
+    for name in ["refused", "unknown"] {
+        assert!(0 < figure(&figures, name), "{name}: {figures}");
+    }
+}
+
+#[test]
+fn a_program_that_takes_a_failed_commit_for_a_success_is_caught() {
+    is_caught(
+        "io-error",
+        "ack-failure",
+        "is acknowledged, and the log was",
+    );
+}
+
+#[test]
+fn a_store_that_does_not_say_that_the_disk_failed_is_caught() {
+    is_caught("io-error", "untyped-errors", "it was told Internal");
+}
+
+/// Goal: syncs are slow, and somebody waits for them. Method: the figures of a run.
+#[test]
+fn syncs_are_slow_and_deadlines_pass() {
+    let figures = figures("slow-disk", "31");
+    let delay = figure(&figures, "sync_delay_ms");
+    assert!((40..=90).contains(&delay), "{figures}");
+    assert!(figures["takeover_ms"].as_f64().unwrap() >= delay as f64);
+    assert_eq!(figure(&figures, "calls"), 8);
+    for name in ["busy", "commits_beside"] {
+        assert!(0 < figure(&figures, name), "{name}: {figures}");
+    }
+}
+
+#[test]
+fn a_heartbeat_that_renews_too_late_is_caught() {
+    is_caught("slow-disk", "renew-late", "of its leases were lost");
+}
+
+#[test]
+fn a_caller_that_waits_longer_than_it_may_is_caught() {
+    is_caught("slow-disk", "wait-longer", "longer than it may");
+}
+
+#[test]
+fn a_takeover_that_comes_late_on_a_slow_disk_is_caught() {
+    is_caught("slow-disk", "expire-late", "after the lease ran out");
 }
 
 /// Goal: limits are met in every way. Method: the figures of a run.

@@ -20,6 +20,12 @@ pub(crate) struct Persistence {
     pub(crate) acked: Vec<String>,
     /// How often it was refused.
     pub(crate) refused: u64,
+    /// Of these, how often nobody knows what became of a commit.
+    pub(crate) unknown: u64,
+    /// How often its disk has failed.
+    pub(crate) struck: u64,
+    /// Steps that were acknowledged though the disk had failed in them.
+    pub(crate) acked_when_struck: Vec<String>,
     pub(crate) ending: Ending,
     /// What must not be.
     pub(crate) broken: Vec<String>,
@@ -29,15 +35,29 @@ impl Persistence {
     /// Reads its lines; refusals are of these types.
     pub(crate) fn read(lines: &[String], kinds: &[&str]) -> Persistence {
         let mut told = Persistence::default();
+        let mut is_struck = false;
         for line in lines {
             let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
             match word {
-                "ack" => told.acked.push(rest.trim_matches('"').to_owned()),
+                "ack" => {
+                    let step = rest.trim_matches('"').to_owned();
+                    if is_struck {
+                        told.acked_when_struck.push(step.clone());
+                    }
+                    is_struck = false;
+                    told.acked.push(step);
+                }
+                "struck" => {
+                    told.struck = rest.parse().unwrap_or(told.struck);
+                    is_struck = true;
+                }
                 "done" => told.ending = Ending::Done,
                 "gives" => told.ending = Ending::GaveUp,
                 "refused" => {
                     told.refused += 1;
+                    is_struck = false;
                     let kind = rest.split(' ').next().unwrap_or_default();
+                    told.unknown += u64::from(kind == "CommitUnknown");
                     if !kinds.contains(&kind) {
                         told.broken.push(format!("it was told {rest}"));
                     }
@@ -71,6 +91,21 @@ mod tests {
         assert_eq!(told.broken, [""; 0]);
         assert_eq!(read(&["gives up"]).ending, Ending::GaveUp);
         assert_eq!(read(&[]).ending, Ending::Neither);
+    }
+
+    #[test]
+    fn a_step_in_which_the_disk_failed_is_known() {
+        let told = read(&[
+            "struck 1",
+            "refused Io it fails",
+            "ack \"a\"",
+            "struck 3",
+            "ack \"b\"",
+        ]);
+        assert_eq!(
+            (told.struck, told.acked_when_struck),
+            (3, vec!["b".to_owned()])
+        );
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub(crate) mod disk_full;
 pub(crate) mod end_to_end;
 mod gate;
 pub(crate) mod in_doubt;
+pub(crate) mod io_error;
 pub(crate) mod kill_9_recovery;
 pub(crate) mod kill_during_upkeep;
 pub(crate) mod kill_storm;
@@ -22,6 +23,7 @@ pub(crate) mod power_loss;
 pub(crate) mod recovery_sweep;
 pub(crate) mod rivalry;
 pub(crate) mod single_flight;
+pub(crate) mod slow_disk;
 mod sources;
 pub(crate) mod sweep_race;
 pub(crate) mod tidied;
@@ -61,7 +63,9 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         single_flight::scenario(canary),
         power_loss::scenario(canary),
         disk_full::scenario(canary),
+        io_error::scenario(canary),
         bit_rot::scenario(canary),
+        slow_disk::scenario(canary),
         kill_during_upkeep::scenario(canary),
         too_many::scenario(canary),
     ]

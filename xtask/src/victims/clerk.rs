@@ -2,7 +2,6 @@
 //! a step has an audit line that says so; a step without its line is done again. Before it
 //! begins it gives up what an earlier start of it held.
 
-use std::collections::BTreeSet;
 use std::error::Error;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
@@ -45,7 +44,7 @@ const ATTEMPTS: u32 = 100;
 const PAUSE: Duration = Duration::from_millis(1);
 /// For work to be due again.
 const PATIENCE: Duration = Duration::from_secs(10);
-const LEASE: Duration = Duration::from_secs(60);
+pub(super) const LEASE: Duration = Duration::from_secs(60);
 const PAGE: u32 = 1000;
 
 type Fallible<T> = Result<T, Box<dyn Error>>;
@@ -103,18 +102,23 @@ impl Clerk {
     pub(crate) fn run(&self) -> Result<(), Box<dyn Error>> {
         let config = Config::at(&self.db).busy_timeout(BUSY_TIMEOUT);
         let store = Arc::new(SqliteStore::open(config)?);
-        self.work(&store, &mut BTreeSet::new())
+        self.work(&store, LEASE, &mut |step| ack(&step))
     }
 
-    /// Does what is left of its steps in an open store, as a start of its own, and
-    /// acknowledges those that it has not `told` of before.
+    /// Does what is left of its steps in an open store, as a start of its own; those that
+    /// are done are `told`. What it begins under a key, and cannot end, is its own for as
+    /// long as `permits` last.
     pub(super) fn work(
         &self,
         store: &Arc<SqliteStore>,
-        told: &mut BTreeSet<&'static str>,
+        permits: Duration,
+        told: &mut dyn FnMut(&'static str) -> io::Result<()>,
     ) -> Fallible<()> {
-        let desk = Desk::new(self, store)?;
-        desk.sweep.give_up_earlier_starts(&desk.me)?;
+        let desk = Desk::new(self, store, permits)?;
+        let swept = desk.sweep.give_up_earlier_starts(&desk.me)?;
+        if let Some(failure) = swept.failures.into_iter().next() {
+            return Err(failure.error.into());
+        }
         for (name, step) in STEPS.into_iter().take(self.steps) {
             let done = steps_done(&*desk.store)?;
             if !done.iter().any(|done| done == name) {
@@ -126,9 +130,7 @@ impl Clerk {
                     result?;
                 }
             }
-            if told.insert(name) {
-                ack(&name)?;
-            }
+            told(name)?;
         }
         Ok(())
     }
@@ -147,11 +149,11 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(clerk: &Clerk, store: &Arc<SqliteStore>) -> Fallible<Desk> {
+    fn new(clerk: &Clerk, store: &Arc<SqliteStore>, permits: Duration) -> Fallible<Desk> {
         let shared = broken_store::over(Arc::clone(store), clerk.canary);
         let me = Worker::start(WorkerId::new("clerk")?);
         let config = GateConfig::new(me.clone())
-            .permit_lease(LEASE)
+            .permit_lease(permits)
             .sole_start(true);
         let gate = IdempotencyStore::new(Arc::clone(&shared), config)?;
         let after_loss = RetryRule {

@@ -30,6 +30,8 @@ mod recorded;
 mod recoverer;
 mod refusal;
 mod rival;
+mod shimmed;
+mod sluggish;
 mod stocker;
 mod stormer;
 mod stubborn;
@@ -80,6 +82,8 @@ pub(crate) use self::prompter::{AskedAll, DONE, GotBack, Prompter};
 pub(crate) use self::reader::Reader;
 pub(crate) use self::recoverer::{Recoverer, Scan};
 pub(crate) use self::rival::{BOOT_BASE_US, HOUR_US, Jumps, Rival};
+pub(crate) use self::shimmed::{Failing, Shimmed};
+pub(crate) use self::sluggish::{Called, Impatient, Noisy, SLOW_TASK, SLOW_WORK, Sluggish, Worked};
 pub(crate) use self::stocker::{
     CALLS, LATE, LATE_COMMITS, STOCKED, Stocker, is_boundary, stocked_state,
 };
@@ -137,6 +141,14 @@ pub(crate) enum Role {
     Reader(Reader),
     /// Takes lost leases away, and finishes what can be claimed then.
     Recoverer(Recoverer),
+    /// Plays another role on a disk that misbehaves.
+    Shimmed(Shimmed),
+    /// Works longer than a lease lasts, on a slow disk.
+    Sluggish(Sluggish),
+    /// Keeps the disk and the write lock busy.
+    Noisy(Noisy),
+    /// Commits, and has little time.
+    Impatient(Impatient),
     /// Fills a store with rows of every kind, and waits.
     Stocker(Stocker),
     /// Writes rows of every kind, and goes on after errors.
@@ -167,44 +179,54 @@ pub(crate) enum Role {
 
 /// Plays a role, as read from the command line.
 pub(crate) fn run(role: &str) -> Result<(), Box<dyn Error>> {
-    match serde_json::from_str(role)? {
-        Role::Agent(agent) => agent.run(),
-        Role::Appender(appender) => appender.run(),
-        Role::Appraiser(appraiser) => appraiser.run(),
-        Role::Caller(caller) => caller.run(),
-        Role::Clerk(clerk) => clerk.run(),
-        Role::Counter(counter) => counter.run(),
-        Role::Holder(holder) => holder.run(),
-        Role::Janitor(janitor) => janitor.run(),
-        Role::Keeper(keeper) => keeper.run(),
-        Role::Loader(loader) => loader.run(),
-        Role::Mender(mender) => mender.run(),
-        Role::Miller(miller) => miller.run(),
-        Role::Model(model) => model.run(),
-        Role::Payer(payer) => payer.run(),
-        Role::Pooled(pooled) => pooled.run(),
-        Role::Prompter(prompter) => prompter.run(),
-        Role::Reader(reader) => reader.run(),
-        Role::Recoverer(recoverer) => recoverer.run(),
-        Role::Stocker(stocker) => stocker.run(),
-        Role::Stubborn(stubborn) => stubborn.run(),
-        Role::Successor(successor) => successor.run(),
-        Role::Taker(taker) => taker.run(),
-        Role::Tenant(tenant) => tenant.run(),
-        Role::Tooler(tooler) => tooler.run(),
-        Role::Zombie(zombie) => zombie.run(),
-        Role::Rival(rival) => rival.run(),
-        Role::Rivals(rivals) => rivals.iter().try_for_each(Rival::run),
-        Role::Sifter(sifter) => sifter.run(),
-        Role::Stormer(stormer) => stormer.run(),
-        Role::Open { db } => {
-            say("open")?;
-            drop(SqliteStore::open(Config::at(db))?);
-            Ok(say("opened")?)
-        }
-        Role::Dump { db, out } => {
-            dump(&db, &out, DumpOptions::default())?;
-            Ok(())
+    serde_json::from_str::<Role>(role)?.play()
+}
+
+impl Role {
+    fn play(self) -> Result<(), Box<dyn Error>> {
+        match self {
+            Role::Agent(agent) => agent.run(),
+            Role::Appender(appender) => appender.run(),
+            Role::Appraiser(appraiser) => appraiser.run(),
+            Role::Caller(caller) => caller.run(),
+            Role::Clerk(clerk) => clerk.run(),
+            Role::Counter(counter) => counter.run(),
+            Role::Holder(holder) => holder.run(),
+            Role::Janitor(janitor) => janitor.run(),
+            Role::Keeper(keeper) => keeper.run(),
+            Role::Loader(loader) => loader.run(),
+            Role::Mender(mender) => mender.run(),
+            Role::Miller(miller) => miller.run(),
+            Role::Model(model) => model.run(),
+            Role::Payer(payer) => payer.run(),
+            Role::Pooled(pooled) => pooled.run(),
+            Role::Prompter(prompter) => prompter.run(),
+            Role::Reader(reader) => reader.run(),
+            Role::Recoverer(recoverer) => recoverer.run(),
+            Role::Shimmed(shimmed) => shimmed.run(),
+            Role::Sluggish(sluggish) => sluggish.run(),
+            Role::Noisy(noisy) => noisy.run(),
+            Role::Impatient(impatient) => impatient.run(),
+            Role::Stocker(stocker) => stocker.run(),
+            Role::Stubborn(stubborn) => stubborn.run(),
+            Role::Successor(successor) => successor.run(),
+            Role::Taker(taker) => taker.run(),
+            Role::Tenant(tenant) => tenant.run(),
+            Role::Tooler(tooler) => tooler.run(),
+            Role::Zombie(zombie) => zombie.run(),
+            Role::Rival(rival) => rival.run(),
+            Role::Rivals(rivals) => rivals.iter().try_for_each(Rival::run),
+            Role::Sifter(sifter) => sifter.run(),
+            Role::Stormer(stormer) => stormer.run(),
+            Role::Open { db } => {
+                say("open")?;
+                drop(SqliteStore::open(Config::at(db))?);
+                Ok(say("opened")?)
+            }
+            Role::Dump { db, out } => {
+                dump(&db, &out, DumpOptions::default())?;
+                Ok(())
+            }
         }
     }
 }

@@ -20,9 +20,9 @@ use rustix::fs::statvfs;
 use rustix::process::{Signal, getpid, kill_process};
 use serde::{Deserialize, Serialize};
 
-use super::clerk::steps_done;
+use super::clerk::{self, steps_done};
 use super::refusal::{kind, kind_of};
-use super::{BUSY_TIMEOUT, Clerk, say};
+use super::{BUSY_TIMEOUT, Clerk, ack, say};
 use crate::canary::Canary;
 
 /// The room that is kept for a full disk.
@@ -105,9 +105,13 @@ impl Tenant {
         if self.filled == Filled::BeforeWork {
             self.fill()?;
         }
-        let mut told = BTreeSet::new();
+        let mut known = BTreeSet::new();
+        let mut told = |step| match known.insert(step) {
+            true => ack(&step),
+            false => Ok(()),
+        };
         let mut tries = 0;
-        while let Err(error) = self.clerk.work(&store, &mut told) {
+        while let Err(error) = self.clerk.work(&store, clerk::LEASE, &mut told) {
             say(&format!("refused {} {error}", kind_of(&*error)))?;
             if self.clerk.canary == Some(Canary::HangOnError) {
                 std::thread::park();
