@@ -53,6 +53,8 @@ struct Manager {
     files: SqliteConnectionManager,
     busy: Duration,
     census: Arc<Census>,
+    /// The reader that the pool begins with, until it asks for one.
+    first: Mutex<Option<Reader>>,
 }
 
 /// A reader and whether it may be lent again.
@@ -129,7 +131,7 @@ impl Readers {
 
     fn open_pool(&self) -> Result<r2d2::Pool<Manager>, StorageError> {
         // The pool would try again until its time is over, and say only that.
-        set_up_reader(&open_reader(&self.path)?, self.busy)?;
+        let first = self.open_first()?;
         let files = SqliteConnectionManager::file(&self.path).with_flags(read_only());
         let pool = r2d2::Pool::builder()
             .max_size(self.size)
@@ -143,10 +145,27 @@ impl Readers {
             files,
             busy: self.busy,
             census: Arc::clone(&self.census),
+            first: Mutex::new(Some(first)),
         };
         // It panics when the system has no room for its threads.
         catch_unwind(AssertUnwindSafe(|| pool.build_unchecked(manager)))
             .map_err(|_| StorageError::Io("no thread is left that opens readers".into()))
+    }
+
+    /// The reader that the pool begins with. Nobody closes meanwhile: the place of the
+    /// pool is locked.
+    fn open_first(&self) -> Result<Reader, StorageError> {
+        self.census.state.lock().open += 1;
+        // From here on, dropping the reader counts it out again.
+        let mut reader = Reader {
+            connection: None,
+            broken: false,
+            census: Arc::clone(&self.census),
+        };
+        let connection = open_reader(&self.path)?;
+        set_up_reader(&connection, self.busy)?;
+        reader.connection = Some(connection);
+        Ok(reader)
     }
 
     /// The pool says only that no reader came in time. Opening one tells
@@ -233,6 +252,9 @@ impl ManageConnection for Manager {
             if state.closing {
                 let closed = ffi::Error::new(ffi::SQLITE_MISUSE);
                 return Err(rusqlite::Error::SqliteFailure(closed, None));
+            }
+            if let Some(first) = self.first.lock().take() {
+                return Ok(first);
             }
             state.open += 1;
         }
