@@ -69,7 +69,7 @@ fn run_all_cuts(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         })
         .verbose(arguments.verbose)
         .keep(arguments.keep)
-        .run(&[&power_loss::scenario_of(common.canary, Extent::All)]);
+        .run(&[&power_loss::scenario(common.canary, Extent::All)]);
     finish(&report, common.report.json.as_deref())
 }
 

@@ -18,7 +18,7 @@ use crate::scenarios;
 
 pub(crate) fn run(arguments: &StabilityArgs) -> Result<ExitCode, Box<dyn Error>> {
     let common = &arguments.common;
-    let all = scenarios::all(common.canary);
+    let all = scenarios::all_for_many_runs(common.canary);
     let chosen = scenarios::chosen(&all, &arguments.scenarios, arguments.every)?;
     for path in [&arguments.junit, &arguments.html] {
         path.as_deref().map_or(Ok(()), chaos::can_be_written)?;

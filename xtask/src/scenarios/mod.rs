@@ -38,6 +38,7 @@ use std::fmt::{Debug, Display};
 use agentos_chaos::{Failure, Outcome, Scenario, UnknownScenario, select};
 use serde::de::DeserializeOwned;
 
+use self::power_loss::Extent;
 use crate::canary::Canary;
 
 /// The scenarios that run when nothing is said: those of the numbers 1 to 7.
@@ -46,6 +47,15 @@ const DEFAULT_MAX: u32 = 7;
 /// Every scenario in the order of their numbers, with victims that are broken as
 /// `canary` says.
 pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
+    all_with(canary, Extent::Sample)
+}
+
+/// The same for many runs: what is a sample in one of them is a smaller one.
+pub(crate) fn all_for_many_runs(canary: Option<Canary>) -> Vec<Scenario> {
+    all_with(canary, Extent::SampleOfMany)
+}
+
+fn all_with(canary: Option<Canary>, cuts: Extent) -> Vec<Scenario> {
     vec![
         kill_9_recovery::scenario(canary),
         concurrent_checkpoints::scenario(canary),
@@ -61,7 +71,7 @@ pub(crate) fn all(canary: Option<Canary>) -> Vec<Scenario> {
         sweep_race::scenario(canary),
         in_doubt::scenario(canary),
         single_flight::scenario(canary),
-        power_loss::scenario(canary),
+        power_loss::scenario(canary, cuts),
         disk_full::scenario(canary),
         io_error::scenario(canary),
         bit_rot::scenario(canary),

@@ -3,11 +3,10 @@
 //!
 //! Method: a mill works with everything that the library has while all that happens to its
 //! files is recorded: with full durability, with relaxed, and while its database is made.
-//! From the record
-//! follow the images that a power cut may have left at each moment: what was not synced is
-//! kept, lost, torn or out of order. Each is opened with the real library, after a reboot,
-//! recovered, read as a whole, and worked with. Some of these recoveries are recorded as
-//! well, with an upkeep after them, and cut off from power again.
+//! From the record follow the images that a power cut may have left at each moment: what
+//! was not synced is kept, lost, torn or out of order. Each is opened with the real library,
+//! after a reboot, recovered, read as a whole, and worked with. Some of these recoveries are
+//! recorded as well, with an upkeep after them, and cut off from power again.
 
 mod look;
 mod merge;
@@ -40,17 +39,18 @@ const THREADS: u64 = 3;
 /// Steps of each.
 const STEPS: u64 = 8;
 const STEPS_QUICK: u64 = 4;
-/// First-level images of one recording that a sample opens.
-const SAMPLE: usize = 500;
+/// First-level images of one recording that a sample opens, and one of many samples.
+const SAMPLE: usize = 300;
 const SAMPLE_QUICK: usize = 150;
+const SAMPLE_OF_MANY: usize = 80;
 /// Images at each cut, beside the two extremes, when all are opened.
-const PER_CUT_ALL: u32 = 60;
+const PER_CUT_ALL: u32 = 110;
 /// How long that may take, in seconds, unless something else is said.
 pub(crate) const TIMEOUT_ALL_S: u64 = 600;
 /// Recoveries of one recording that are cut off as well, in a sample.
 const NESTED: usize = 3;
 /// The same when all images are opened.
-const NESTED_ALL: usize = 40;
+const NESTED_ALL: usize = 20;
 /// Images of each of these recoveries.
 const NESTED_SAMPLE: usize = 30;
 /// Violations that are told.
@@ -82,6 +82,8 @@ impl Kind {
 pub(crate) enum Extent {
     /// Some, as the seed says.
     Sample,
+    /// Few, as the seed says: there are many runs.
+    SampleOfMany,
     /// All of the first level.
     All,
 }
@@ -94,12 +96,8 @@ pub(crate) fn is_named_alone(named: &[String]) -> bool {
     !named.is_empty() && named.iter().all(is)
 }
 
-pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
-    scenario_of(canary, Extent::Sample)
-}
-
 /// The scenario with as many images as are said.
-pub(crate) fn scenario_of(canary: Option<Canary>, extent: Extent) -> Scenario {
+pub(crate) fn scenario(canary: Option<Canary>, extent: Extent) -> Scenario {
     let goal = "what was acknowledged survives a power cut, and nothing is there in part";
     Scenario::new(ID, NAME, goal, move |run| {
         let mut story = Story::new(canary, extent)?;
@@ -158,6 +156,7 @@ impl Story {
             (Extent::All, _) => (None, NESTED_ALL),
             (Extent::Sample, false) => (Some(SAMPLE), NESTED),
             (Extent::Sample, true) => (Some(SAMPLE_QUICK), 1),
+            (Extent::SampleOfMany, _) => (Some(SAMPLE_OF_MANY), 1),
         };
         // Most of a new file's images hold no database yet: making one is slow.
         let choice = match (kind, few) {
@@ -171,6 +170,7 @@ impl Story {
         let cuts = recording.log.cuts().len();
         run.progress(format!("{}: images of {cuts} cuts", recording.name));
         let (opened, wrong) = sift(run, &self.shelf, recording, choice)?;
+        run.progress(format!("{}: {opened}", recording.name));
         self.tally.opened(opened);
         self.tell(run, recording, &wrong)?;
         for _ in 0..nested {

@@ -21,8 +21,8 @@ use crate::canary::Canary;
 use crate::model::cut::Mark;
 use crate::model::mill::{Plan, Step, retention};
 
-/// How often everything is tidied up.
-const UPKEEPS: u64 = 3;
+/// After so many steps of all threads everything is tidied up.
+const STEPS_PER_UPKEEP: u64 = 4;
 /// For the other threads to get on.
 const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(1);
@@ -120,9 +120,9 @@ impl Miller {
     fn tidy(&self, mill: &Mill, recorder: &Recorder, done: &AtomicU64) -> Result<(), BoxError> {
         let all = self.plan.threads * self.plan.steps;
         let mark = marker(recorder);
-        for round in 1..=UPKEEPS {
+        for round in 1..=(all / STEPS_PER_UPKEEP).max(1) {
             let deadline = Deadline::after(PATIENCE);
-            while done.load(Ordering::SeqCst) * (UPKEEPS + 1) < all * round {
+            while done.load(Ordering::SeqCst) < all.min(round * STEPS_PER_UPKEEP) {
                 if deadline.passed() {
                     return Err("the others get on too slowly".into());
                 }

@@ -8,11 +8,13 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::error::Error;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::thread;
 
 use agentos_chaos::{Failure, Outcome, Run, Victim};
-use agentos_crash_vfs::{Image, ImageDir, ImageId, LogError};
+use agentos_core::{Digest, DigestBuilder};
+use agentos_crash_vfs::{Image, ImageDir, ImageFile, ImageId, LogError};
 use serde::{Deserialize, Serialize};
 
 use super::look::{GoOn, Looked, look};
@@ -52,6 +54,16 @@ pub(super) struct Opened {
     distinct: u64,
     /// Acknowledged steps that were looked for.
     acknowledged: u64,
+}
+
+impl fmt::Display for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} images, {} of them opened",
+            self.images, self.distinct
+        )
+    }
 }
 
 impl Opened {
@@ -245,7 +257,7 @@ impl Sieve<'_> {
         let parts = images.split(processes * PARTS_PER_PROCESS).into_iter();
         let mut opened = Opened::default();
         'all: for part in parts.skip(number).step_by(processes) {
-            let mut known: HashMap<u64, Looked> = HashMap::new();
+            let mut known = Known::default();
             for image in part {
                 if !self.choice.has(&image) {
                     continue;
@@ -266,11 +278,15 @@ impl Sieve<'_> {
         &self,
         dir: &ImageDir,
         image: &Image<'_>,
-        known: &mut HashMap<u64, Looked>,
+        known: &mut Known,
         opened: &mut Opened,
     ) -> Result<Vec<String>, LogError> {
         let print = image.fingerprint();
-        let looked = match known.entry(print) {
+        let content = *known
+            .contents
+            .entry(print)
+            .or_insert_with(|| content(image));
+        let looked = match known.looked.entry(content) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => {
                 dir.write(image)?;
@@ -286,6 +302,23 @@ impl Sieve<'_> {
         let judged = self.recording.expected(&told).judge(&looked.seen);
         Ok(own.chain(judged).collect())
     }
+}
+
+/// What was found in images, by what they hold.
+#[derive(Default)]
+struct Known {
+    /// What those of a print hold.
+    contents: HashMap<u64, Digest>,
+    looked: HashMap<Digest, Looked>,
+}
+
+/// What an image holds, whatever it was made of.
+fn content(image: &Image<'_>) -> Digest {
+    let begun = DigestBuilder::new("image");
+    let add = |all: DigestBuilder, file: ImageFile<'_>| {
+        all.bytes(file.path.as_bytes()).bytes(&file.bytes())
+    };
+    image.files().fold(begun, add).finish()
 }
 
 impl Recording {
