@@ -46,7 +46,7 @@ const SAMPLE_OF_MANY: usize = 80;
 /// Images at each cut, beside the two extremes, when all are opened.
 const PER_CUT_ALL: u32 = 110;
 /// How long that may take, in seconds, unless something else is said.
-pub(crate) const TIMEOUT_ALL_S: u64 = 600;
+pub(crate) const TIMEOUT_ALL_S: u64 = 1800;
 /// Recoveries of one recording that are cut off as well, in a sample.
 const NESTED: usize = 3;
 /// The same when all images are opened.
