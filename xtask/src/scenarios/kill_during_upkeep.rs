@@ -3,9 +3,9 @@
 //! from stays, the backup is the earlier or the later one, and the next one
 //! finishes the job.
 //!
-//! Method: a janitor runs the upkeep and a backup in turns while a thread of it
-//! appends. It is killed at a seeded fraction of either, as long as that lasts
-//! undisturbed. One task can be resumed from its first checkpoint alone, another
+//! Method: a janitor prunes, gives free pages back, moves the log into the file and makes
+//! a backup, in turns, while a thread of it appends. It is killed at a seeded fraction of
+//! each, as long as that lasts undisturbed. One task can be resumed from its first checkpoint alone, another
 //! has a lease on an old one. What stays must be what was written, row by row, in
 //! the store and in its backup. A file of the first schema version is brought
 //! forward by victims that are killed on the way.
@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const OFFSET_PERCENT_MAX: u64 = 110;
 
 pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
-    let goal = "killed inside upkeep, backup or migration, the file is sound and nothing is lost";
+    let goal = "killed inside upkeep, vacuum, checkpointing, backup or migration, nothing is lost";
     Scenario::new(21, "kill-during-upkeep", goal, move |run| {
         Story::begin(run, canary)?.tell(run)
     })
@@ -47,7 +47,25 @@ pub(crate) fn scenario(canary: Option<Canary>) -> Scenario {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Upkeep,
+    /// Free pages are given back.
+    Vacuum,
+    /// The log is moved into the file and cut.
+    Log,
     Backup,
+}
+
+impl Phase {
+    const ALL: [Phase; 4] = [Phase::Upkeep, Phase::Vacuum, Phase::Log, Phase::Backup];
+
+    /// What the janitor says when it begins, and when it is done.
+    fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Phase::Upkeep => ("upkeep", "tidied"),
+            Phase::Vacuum => ("vacuum", "vacuumed"),
+            Phase::Log => ("log", "shortened"),
+            Phase::Backup => ("backup", "done"),
+        }
+    }
 }
 
 pub(crate) struct Story {
@@ -58,8 +76,9 @@ pub(crate) struct Story {
     /// What was acknowledged when the newest complete backup was begun.
     copied: Option<u64>,
     /// How long each phase lasts undisturbed.
-    upkeep: Duration,
-    backup: Duration,
+    lasts: [Duration; Phase::ALL.len()],
+    /// In which phases it is to be killed next.
+    phases: Vec<Phase>,
     kills: u64,
     migrations: u64,
     /// Openers of an old file that were killed before they had ended.
@@ -84,8 +103,8 @@ impl Story {
             prepared,
             acked: 0,
             copied: None,
-            upkeep: Duration::ZERO,
-            backup: Duration::ZERO,
+            lasts: [Duration::ZERO; Phase::ALL.len()],
+            phases: Vec::new(),
             kills: 0,
             migrations: 0,
             migrations_killed: 0,
@@ -98,8 +117,10 @@ impl Story {
         let result = self.all(run);
         self.outcome.metric("kills", self.kills);
         self.outcome.metric("acked", self.acked);
-        self.outcome.metric("upkeep_ms", millis(self.upkeep));
-        self.outcome.metric("backup_ms", millis(self.backup));
+        for (phase, lasts) in Phase::ALL.into_iter().zip(self.lasts) {
+            let name = format!("{}_ms", phase.words().0);
+            self.outcome.metric(name, millis(lasts));
+        }
         self.outcome.metric("migrations", self.migrations);
         self.outcome
             .metric("migrations_killed", self.migrations_killed);
@@ -159,31 +180,28 @@ impl Story {
     /// One undisturbed round, to know how long each phase lasts, ended by a kill.
     fn measure(&mut self, run: &mut Run) -> Fallible<()> {
         let mut victim = self.start(run)?;
-        wait(&mut victim, "upkeep 2")?;
-        let watch = Stopwatch::start();
-        wait(&mut victim, "tidied 2")?;
-        self.upkeep = watch.elapsed();
-        wait(&mut victim, "backup 2")?;
-        let watch = Stopwatch::start();
-        wait(&mut victim, "done 2")?;
-        self.backup = watch.elapsed();
+        for (phase, lasts) in Phase::ALL.into_iter().zip(&mut self.lasts) {
+            let (begun, done) = phase.words();
+            wait(&mut victim, &format!("{begun} 2"))?;
+            let watch = Stopwatch::start();
+            wait(&mut victim, &format!("{done} 2"))?;
+            *lasts = watch.elapsed();
+        }
         let transcript = victim.kill()?;
         self.heed(&transcript.lines)?;
         self.look("after the first round")
     }
 
     fn live_and_die(&mut self, run: &mut Run) -> Fallible<()> {
-        let phase = if run.rng.percent(50) {
-            Phase::Upkeep
-        } else {
-            Phase::Backup
-        };
+        if self.phases.is_empty() {
+            // Each once before any comes again.
+            self.phases.extend(Phase::ALL);
+            run.rng.shuffle(&mut self.phases);
+        }
+        let phase = self.phases.pop().unwrap_or(Phase::Upkeep);
         let round = run.rng.between(1, 3);
         let percent = run.rng.between(0, OFFSET_PERCENT_MAX);
-        let (word, length) = match phase {
-            Phase::Upkeep => ("upkeep", self.upkeep),
-            Phase::Backup => ("backup", self.backup),
-        };
+        let (word, length) = (phase.words().0, self.lasts[phase as usize]);
         let mut victim = self.start(run)?;
         wait(&mut victim, &format!("{word} {round}"))?;
         let offset = length * u32::try_from(percent)? / 100;
@@ -195,8 +213,9 @@ impl Story {
         self.kills += 1;
         #[expect(clippy::cast_precision_loss, reason = "a percentage")]
         let part = percent.min(100) as f64 / 100.0;
-        let before = if phase == Phase::Upkeep { 0.0 } else { 0.5 };
-        self.outcome.kill_point(before + part / 2.0);
+        let phases = Phase::ALL.len() as f64;
+        self.outcome
+            .kill_point((f64::from(phase as u8) + part) / phases);
         self.heed(&transcript.lines)
     }
 

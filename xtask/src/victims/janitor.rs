@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use agentos_core::{
     AppendCheckpoint, CheckpointRule, CheckpointStorage, CheckpointType, Codec, EvidenceOutcome,
-    EvidenceResult, Retention, RowRule, Snapshot, Storage, TaskId, Timestamp,
+    EvidenceResult, Retention, RowRule, Snapshot, Storage, TaskId, Timestamp, UpkeepStorage,
 };
 use agentos_process::CommandSpec;
 use agentos_recovery::{Mode, run_upkeep};
@@ -100,6 +100,14 @@ impl Janitor {
                 self.connect()?.execute_batch(sql)?;
             }
             say(&format!("tidied {round}"))?;
+            // The pass leaves some free pages; here all of them are given back.
+            say(&format!("vacuum {round}"))?;
+            store.reclaim_space(0)?;
+            say(&format!("vacuumed {round}"))?;
+            more()?;
+            say(&format!("log {round}"))?;
+            store.shorten_log()?;
+            say(&format!("shortened {round}"))?;
             more()?;
             say(&format!("backup {round}"))?;
             if self.canary == Some(Canary::CopyMainFile) {
