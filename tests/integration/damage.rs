@@ -222,6 +222,24 @@ fn typed(what: &str, error: &StorageError, opening: bool) -> Vec<String> {
     }
 }
 
+/// Goal: the newest checkpoint is the one that is found. Method: the header's number for
+/// the format of the schema is made one that knows no index in descending order.
+#[test]
+fn a_header_that_turns_an_index_round_is_refused() {
+    /// Where the header has it, as four bytes, the last of which is 4.
+    const FORMAT: usize = 47;
+    let (_directory, path) = stored().shut();
+    settle(&path);
+    let mut bytes = fs::read(&path).unwrap();
+    assert_eq!(bytes[FORMAT], 4);
+    bytes[FORMAT] = 0;
+    fs::write(&path, &bytes).unwrap();
+    match SqliteStore::open(config(&path)) {
+        Err(StorageError::Corrupt { what, .. }) => assert_eq!(what, "the file's header"),
+        other => panic!("{other:?}"),
+    }
+}
+
 /// Goal: damage to the log costs the commits behind it and nothing else.
 /// Method: a writer is killed while its commits stand in the log; one seeded
 /// bit of a copy of the log is flipped. What can be read must be the first

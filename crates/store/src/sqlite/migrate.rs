@@ -114,7 +114,25 @@ pub(crate) fn check_schema(connection: &Connection) -> Result<(), StorageError> 
             return Err(StorageError::corrupt("the schema", detail));
         }
     }
-    Ok(())
+    check_order(connection)
+}
+
+/// A number in the file's header says whether indexes may be in descending order. With a bit
+/// of it changed SQLite reads such an index the other way round, and finds the oldest
+/// checkpoint where the newest is.
+fn check_order(connection: &Connection) -> Result<(), StorageError> {
+    let descending: bool = connection
+        .query_row(
+            "SELECT max(\"desc\") FROM pragma_index_xinfo('idx_checkpoints_task_seq')",
+            [],
+            |row| row.get(0),
+        )
+        .map_err(|error| of(&error, "reading the schema"))?;
+    if descending {
+        return Ok(());
+    }
+    let detail = "its format knows no index in descending order";
+    Err(StorageError::corrupt("the file's header", detail))
 }
 
 /// Reads the schema; what SQLite cannot parse of it is damage.
