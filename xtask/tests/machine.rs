@@ -39,28 +39,41 @@ fn figure(figures: &Value, name: &str) -> u64 {
 /// and nothing else; the unchanged scenario must call it violated for this reason, and keep
 /// evidence and a line that shows it again.
 fn is_caught(scenario: &str, canary: &str, reason: &str) {
-    let artifacts = tempfile::tempdir().unwrap();
-    let artifacts_arg = artifacts.path().to_str().unwrap();
-    let mut arguments = vec!["chaos", scenario, "--seed", "13", "--canary", canary];
+    // A stall of the machine may hide what is slow: then another seed shows it.
+    let seeds: &[&str] = match scenario {
+        "slow-disk" => &["13", "14", "15"],
+        _ => &["13"],
+    };
     // Of a few failing calls none may be one of a commit.
     let quick = if scenario == "io-error" {
         ""
     } else {
-        arguments.push("--quick");
         " --quick"
     };
-    arguments.extend(["--artifacts", artifacts_arg, "--json", "-"]);
-    let finished = run(&arguments);
-    assert_eq!(finished.outcome, Outcome::Exited { code: 1 }, "{canary}");
-    let report = json(&finished);
-    let violated = &report["scenarios"][0];
-    assert_eq!(violated["verdict"], "violated");
-    let told = violated["reasons"].to_string();
-    assert!(told.contains(reason), "{canary}, {reason}: {violated}");
-    let evidence = Path::new(violated["evidence"].as_str().unwrap());
-    let replay = std::fs::read_to_string(evidence.join("replay.txt")).unwrap();
-    let line = format!("cargo xtask chaos {scenario} --seed 13{quick} --canary {canary}");
-    assert!(replay.contains(&line), "{replay}");
+    let artifacts = tempfile::tempdir().unwrap();
+    let artifacts_arg = artifacts.path().to_str().unwrap();
+    let mut tried = Vec::new();
+    for seed in seeds {
+        let mut arguments = vec!["chaos", scenario, "--seed", seed, "--canary", canary];
+        arguments.extend(quick.split_whitespace());
+        arguments.extend(["--artifacts", artifacts_arg, "--json", "-"]);
+        let finished = run(&arguments);
+        let report = json(&finished);
+        if finished.outcome != (Outcome::Exited { code: 1 }) {
+            tried.push(report);
+            continue;
+        }
+        let violated = &report["scenarios"][0];
+        assert_eq!(violated["verdict"], "violated");
+        let told = violated["reasons"].to_string();
+        assert!(told.contains(reason), "{canary}, {reason}: {violated}");
+        let evidence = Path::new(violated["evidence"].as_str().unwrap());
+        let replay = std::fs::read_to_string(evidence.join("replay.txt")).unwrap();
+        let line = format!("cargo xtask chaos {scenario} --seed {seed}{quick} --canary {canary}");
+        assert!(replay.contains(&line), "{replay}");
+        return;
+    }
+    panic!("{canary} is not caught: {tried:?}");
 }
 
 /// Goal: bits are flipped where they matter. Method: the figures of a run: in each way of
@@ -151,7 +164,7 @@ fn a_store_that_does_not_say_that_the_disk_failed_is_caught() {
 fn syncs_are_slow_and_deadlines_pass() {
     let figures = figures("slow-disk", "31");
     let delay = figure(&figures, "sync_delay_ms");
-    assert!((40..=90).contains(&delay), "{figures}");
+    assert!((40..=70).contains(&delay), "{figures}");
     assert!(figures["takeover_ms"].as_f64().unwrap() >= delay as f64);
     assert_eq!(figure(&figures, "calls"), 8);
     for name in ["busy", "commits_beside"] {

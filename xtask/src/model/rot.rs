@@ -125,6 +125,8 @@ pub(crate) struct Seen {
     pub(crate) gone: bool,
     /// A task resumed from an older checkpoint than it would.
     pub(crate) fell_back: bool,
+    /// A task could not be resumed from anywhere, and the integrity check knows of damage.
+    pub(crate) resume_refused: bool,
     /// Something under no seal has changed, and nobody refused it.
     pub(crate) plain: bool,
     /// The same, and the integrity check is content.
@@ -208,10 +210,19 @@ fn judge_resume(truth: &Reading, found: &Reading, task: &str, seen: &mut Seen) {
                 seen.wrong.push(what);
             }
         }
-        Some(Answer::Refused(kind)) if kind != "NotFound" => {
-            typed(&mut seen.wrong, "resume", kind, &READING);
+        answer => {
+            match answer {
+                Some(Answer::Refused(kind)) if kind != "NotFound" => {
+                    typed(&mut seen.wrong, "resume", kind, &READING);
+                }
+                _ => {}
+            }
+            // No way leads from a damaged page to what is behind it.
+            if found.problems != Some(0) {
+                seen.resume_refused = true;
+                return;
+            }
         }
-        _ => {}
     }
     if let Some(passed) = (from + 1..=newest).rev().find(|number| is_right(*number)) {
         let what = format!("{task} resumes from {from}, and {passed} can be loaded");
@@ -386,14 +397,21 @@ mod tests {
         };
         let seen = judge_rot(&truth(), &changed(fell_back));
         assert!(seen.wrong.is_empty() && seen.fell_back, "{seen:?}");
-        let stopped = wrong(|found| {
+        let stop = |found: &mut Reading| {
             damage(found);
             found
                 .resume
                 .insert("a".into(), Answer::Refused("Corrupt".into()));
             found.resumed.clear();
-        });
+        };
+        let stopped = wrong(stop);
         assert_eq!(stopped, ["a resumes from 0, and 1 can be loaded"]);
+        let known = |found: &mut Reading| {
+            stop(found);
+            found.problems = Some(1);
+        };
+        let seen = judge_rot(&truth(), &changed(known));
+        assert!(seen.wrong.is_empty() && seen.resume_refused, "{seen:?}");
         let too_far = wrong(|found| {
             found.resume.insert("a".into(), is("one"));
             found.resumed.insert("a".into(), 1);

@@ -63,6 +63,7 @@ struct Tally {
     asked_again: u64,
     gone: u64,
     fell_back: u64,
+    resume_refused: u64,
     plain: u64,
     plain_unnoticed: u64,
     log_cut: u64,
@@ -113,6 +114,7 @@ impl Story {
             asked_again,
             gone,
             fell_back,
+            resume_refused,
             plain,
             plain_unnoticed,
             log_cut,
@@ -127,6 +129,7 @@ impl Story {
             ("asked_again", asked_again),
             ("gone", gone),
             ("fell_back", fell_back),
+            ("resume_refused", resume_refused),
             ("plain_changed", plain),
             ("plain_unnoticed", plain_unnoticed),
             ("log_cut", log_cut),
@@ -277,6 +280,7 @@ impl Story {
         tally.asked_again += u64::from(seen.asked_again);
         tally.gone += u64::from(seen.gone);
         tally.fell_back += u64::from(seen.fell_back);
+        tally.resume_refused += u64::from(seen.resume_refused);
         tally.plain += u64::from(seen.plain);
         tally.plain_unnoticed += u64::from(seen.plain_unnoticed);
         tally.log_cut += u64::from(0 < seen.lost);

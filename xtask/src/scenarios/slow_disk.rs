@@ -31,14 +31,14 @@ use crate::victims::{
 use crate::work::Work;
 
 /// How much longer each sync takes, in milliseconds.
-const DELAY_MS: std::ops::RangeInclusive<u64> = 40..=90;
+const DELAY_MS: std::ops::RangeInclusive<u64> = 40..=70;
 /// The lease of the one that is killed.
 const LOST_LEASE_MS: u64 = 300;
 /// The lease of those who work, in delays: well above what a renewal waits for.
-const LEASE_DELAYS: u64 = 15;
-const LEASE_MS_MIN: u64 = 1000;
+const LEASE_DELAYS: u64 = 25;
+const LEASE_MS_MIN: u64 = 1500;
 /// How long a handler takes, in percent of the lease.
-const WORK_PERCENT: u64 = 140;
+const WORK_PERCENT: u64 = 120;
 /// Work for two workers of two threads.
 const ITEMS: u64 = 4;
 /// Calls of the one with little time, which waits for half of a delay.

@@ -162,6 +162,8 @@ impl Story {
             .args(limits)
             .arg(program)
             .args(arguments)
+            // Without memory Rust cannot print one, and waits for itself.
+            .env("RUST_BACKTRACE", "0")
             // The system kills a program that it cannot load.
             .kills_itself();
         let mut victim = run.start(&spec)?;
