@@ -67,6 +67,15 @@ pub enum HarnessError {
         /// What is wrong with it.
         source: ProcessError,
     },
+    /// The victim said more than anybody keeps. What it acknowledged beyond that is not
+    /// known, so nothing can be judged: inconclusive. Let it say less.
+    #[error("victim {victim} said more than {bytes_max} bytes, of which nothing more is kept")]
+    TalksTooMuch {
+        /// The victim's name.
+        victim: String,
+        /// How many bytes of memory its words may take.
+        bytes_max: u64,
+    },
 }
 
 impl HarnessError {
@@ -75,7 +84,8 @@ impl HarnessError {
         match self {
             HarnessError::Machine { .. }
             | HarnessError::NotStarted { .. }
-            | HarnessError::KilledByOthers { .. } => Verdict::Inconclusive,
+            | HarnessError::KilledByOthers { .. }
+            | HarnessError::TalksTooMuch { .. } => Verdict::Inconclusive,
             HarnessError::Ended { .. }
             | HarnessError::TimedOut { .. }
             | HarnessError::Unreadable { .. } => Verdict::Violated,

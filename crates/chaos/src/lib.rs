@@ -95,6 +95,7 @@ mod disk;
 mod error;
 mod evidence;
 mod interrupt;
+mod limits;
 mod pool;
 mod prng;
 pub mod report;
@@ -117,6 +118,7 @@ pub use crash::{
 pub use error::{Failure, HarnessError};
 pub use evidence::DumpError;
 pub use interrupt::Interrupt;
+pub use limits::TALK_BYTES_MAX;
 pub use prng::{Prng, fresh_seed, run_seed, scenario_seed};
 pub use report::crash::ChaosReport;
 pub use report::live::Console;

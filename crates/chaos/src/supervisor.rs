@@ -5,6 +5,10 @@
 //! is talk. A line that was complete before the victim died counts, also when
 //! it was still in the pipe. Dropping a [`Victim`] kills it with everything
 //! that it started.
+//!
+//! A victim that says more than [`TALK_BYTES_MAX`] is given up: every call that would
+//! keep more of its words is [`HarnessError::TalksTooMuch`]. No wait is longer because
+//! lines keep coming.
 
 use std::ffi::OsString;
 use std::fs::OpenOptions;
@@ -17,13 +21,8 @@ use agentos_process::{Child, CommandSpec, Exit, NextLine, ProcessError, Signal, 
 use crate::clock::{self, End};
 use crate::error::HarnessError;
 use crate::interrupt::Interrupt;
+use crate::limits::{INTERRUPT_POLL, LATE_BYTES_MAX, LINE_BYTES, TALK_BYTES_MAX, WAIT_MAX};
 use crate::transcript::{ACK_PREFIX, Shared, Transcript};
-
-/// How long an interruption may stay unnoticed by a wait.
-const INTERRUPT_POLL: Duration = Duration::from_millis(50);
-
-/// Longer waits than this are cut: nothing here waits for ever.
-const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A victim's program and surroundings, built step by step.
 #[derive(Debug, Clone)]
@@ -127,6 +126,16 @@ pub struct Victim {
     acked: usize,
     /// `wait_for_line` has looked at this many lines.
     looked_at: usize,
+    /// Bytes of memory that all its words took.
+    talked: u64,
+}
+
+/// One wait for lines. What is there when its time is over still counts, as when there
+/// was none from the beginning; what keeps coming does not.
+#[derive(Debug)]
+struct Wait {
+    deadline: Deadline,
+    late_bytes: usize,
 }
 
 impl Victim {
@@ -178,6 +187,7 @@ impl Victim {
             kills_itself: spec.kills_itself,
             acked: 0,
             looked_at: 0,
+            talked: 0,
         })
     }
 
@@ -213,15 +223,16 @@ impl Victim {
     ///
     /// [`HarnessError::Ended`], [`HarnessError::KilledByOthers`] or
     /// [`HarnessError::TimedOut`] when that does not come; what it printed
-    /// until then is still in [`acks`](Self::acks).
+    /// until then is still in [`acks`](Self::acks). [`HarnessError::TalksTooMuch`] when
+    /// it has printed more than is kept.
     pub fn wait_for_acks(
         &mut self,
         count: usize,
         timeout: Duration,
     ) -> Result<Vec<String>, HarnessError> {
-        let deadline = self.end.or_after(timeout);
+        let mut wait = self.begin_wait(timeout);
         while self.acked < count {
-            self.read_line(deadline, || format!("{count} acknowledgements"))?;
+            self.read_line(&mut wait, || format!("{count} acknowledgements"))?;
         }
         Ok(self.acks())
     }
@@ -237,9 +248,9 @@ impl Victim {
         &mut self,
         what: &str,
         timeout: Duration,
-        matches: impl Fn(&str) -> bool,
+        mut matches: impl FnMut(&str) -> bool,
     ) -> Result<String, HarnessError> {
-        let deadline = self.end.or_after(timeout);
+        let mut wait = self.begin_wait(timeout);
         loop {
             let line = self.transcript.lock().lines.get(self.looked_at).cloned();
             match line {
@@ -249,7 +260,7 @@ impl Victim {
                         return Ok(line);
                     }
                 }
-                None => self.read_line(deadline, || what.to_owned())?,
+                None => self.read_line(&mut wait, || what.to_owned())?,
             }
         }
     }
@@ -259,19 +270,20 @@ impl Victim {
     /// # Errors
     ///
     /// [`HarnessError::TimedOut`] when it goes on (and is not killed),
-    /// [`HarnessError::KilledByOthers`] when a foreign SIGKILL ended it.
+    /// [`HarnessError::KilledByOthers`] when a foreign SIGKILL ended it,
+    /// [`HarnessError::TalksTooMuch`] when it has printed more than is kept.
     pub fn wait_for_exit(&mut self, timeout: Duration) -> Result<Exit, HarnessError> {
-        let deadline = self.end.or_after(timeout);
-        while let NextLine::Line(line) = self.next_line(deadline)? {
-            self.push(&line);
+        let mut wait = self.begin_wait(timeout);
+        while let NextLine::Line(line) = self.next_line(&mut wait)? {
+            self.push(&line)?;
         }
-        match self.wait(deadline)? {
+        match self.wait(wait.deadline)? {
             Some(exit) => {
-                self.take_what_arrived()?;
+                let arrived = self.take_what_arrived();
                 self.note_exit(exit, false)?;
-                Ok(exit)
+                arrived.map(|()| exit)
             }
-            None => Err(self.timed_out(deadline, "its end".to_owned())),
+            None => Err(self.timed_out(wait.deadline, "its end".to_owned())),
         }
     }
 
@@ -285,14 +297,17 @@ impl Victim {
     /// # Errors
     ///
     /// [`HarnessError::Ended`] when it had ended by itself in any other way,
-    /// [`HarnessError::KilledByOthers`] when a foreign SIGKILL had come first.
+    /// [`HarnessError::KilledByOthers`] when a foreign SIGKILL had come first,
+    /// [`HarnessError::TalksTooMuch`] when it had printed more than is kept. Nothing of
+    /// it runs then either.
     pub fn kill(&mut self) -> Result<Transcript, HarnessError> {
         let before = self.child.try_wait();
         let before = before.map_err(|source| self.process_error(source))?;
         let exit = self.child.kill();
         let exit = exit.map_err(|source| self.process_error(source))?;
-        self.take_what_arrived()?;
+        let arrived = self.take_what_arrived();
         self.note_exit(exit, before.is_none() && exit.is_sigkill())?;
+        arrived?;
         if exit.is_sigkill() || exit.success() {
             Ok(self.transcript.lock().clone())
         } else {
@@ -336,13 +351,30 @@ impl Victim {
             .map_err(|source| self.process_error(source))
     }
 
-    fn next_line(&mut self, deadline: Deadline) -> Result<NextLine, HarnessError> {
+    fn begin_wait(&self, timeout: Duration) -> Wait {
+        Wait {
+            deadline: self.end.or_after(timeout),
+            late_bytes: 0,
+        }
+    }
+
+    fn next_line(&mut self, wait: &mut Wait) -> Result<NextLine, HarnessError> {
         loop {
-            let line = self
-                .child
-                .next_line(deadline.remaining().min(INTERRUPT_POLL));
+            let over = wait.deadline.passed() || self.end.is_interrupted();
+            if over && LATE_BYTES_MAX <= wait.late_bytes {
+                return Ok(NextLine::TimedOut);
+            }
+            let left = match over {
+                true => Duration::ZERO,
+                false => wait.deadline.remaining().min(INTERRUPT_POLL),
+            };
+            let line = self.child.next_line(left);
             match line.map_err(|source| self.process_error(source))? {
-                NextLine::TimedOut if !deadline.passed() && !self.end.is_interrupted() => {}
+                NextLine::TimedOut if !over => {}
+                NextLine::Line(line) => {
+                    wait.late_bytes += if over { line.len() + 1 } else { 0 };
+                    return Ok(NextLine::Line(line));
+                }
                 line => return Ok(line),
             }
         }
@@ -362,14 +394,12 @@ impl Victim {
     /// Reads one line into the transcript, or says why none comes.
     fn read_line(
         &mut self,
-        deadline: Deadline,
+        wait: &mut Wait,
         waiting_for: impl Fn() -> String,
     ) -> Result<(), HarnessError> {
-        match self.next_line(deadline)? {
-            NextLine::Line(line) => {
-                self.push(&line);
-                Ok(())
-            }
+        let deadline = wait.deadline;
+        match self.next_line(wait)? {
+            NextLine::Line(line) => self.push(&line),
             NextLine::TimedOut => Err(self.timed_out(deadline, waiting_for())),
             NextLine::Eof => match self.wait(deadline)? {
                 Some(exit) => {
@@ -382,12 +412,20 @@ impl Victim {
     }
 
     /// Bytes that are no UTF-8 become replacement characters, so that such an
-    /// acknowledgement matches nothing.
-    fn push(&mut self, line: &[u8]) {
+    /// acknowledgement matches nothing. What goes beyond the bound is not kept.
+    fn push(&mut self, line: &[u8]) -> Result<(), HarnessError> {
         let line = String::from_utf8_lossy(line).into_owned();
+        self.talked += LINE_BYTES + line.len() as u64;
+        if TALK_BYTES_MAX < self.talked {
+            return Err(HarnessError::TalksTooMuch {
+                victim: self.name(),
+                bytes_max: TALK_BYTES_MAX,
+            });
+        }
         let mut transcript = self.transcript.lock();
         self.acked += usize::from(line.starts_with(&transcript.ack_prefix));
         transcript.lines.push(line);
+        Ok(())
     }
 
     fn take_what_arrived(&mut self) -> Result<(), HarnessError> {
@@ -398,7 +436,7 @@ impl Victim {
                 return Ok(());
             }
             for line in &lines {
-                self.push(line);
+                self.push(line)?;
             }
         }
     }

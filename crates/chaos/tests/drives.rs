@@ -272,6 +272,21 @@ fn a_kill_that_comes_too_late_is_made_earlier() {
     assert_eq!(report.stability.unwrap().counts().passed, 10);
 }
 
+/// Goal: a program that acknowledges for ever hangs, and is no longer waited for than another.
+#[test]
+fn acknowledgements_that_keep_coming_are_no_reason_to_wait_longer() {
+    let dir = TempDir::new().unwrap();
+    let subject = Subject::new(
+        "endless",
+        |_, _| VictimSpec::new("writer", "yes").arg("ack 1"),
+        |_, _| Ok(Outcome::passed()),
+    );
+    let patience = Duration::from_millis(100);
+    let report = drive(subject, &dir).kills(1).patience(patience).run();
+    let words = "it did not end by itself within 100 ms";
+    assert_eq!(report.dry[0].reasons, [words], "{report:?}");
+}
+
 #[test]
 fn an_interrupted_drive_says_so_and_runs_no_more() {
     let dir = TempDir::new().unwrap();

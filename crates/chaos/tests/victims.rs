@@ -1,9 +1,13 @@
 //! The supervisor against real programs: what counts as said, how ends are told
 //! apart, and whose fault each of them is.
 
+use std::path::Path;
 use std::time::Duration;
 
-use agentos_chaos::{HarnessError, Verdict, Victim, VictimSpec};
+use agentos_chaos::{
+    Console, Failure, HarnessError, Interrupt, Outcome, Runner, Scenario, TALK_BYTES_MAX, Verdict,
+    Victim, VictimSpec,
+};
 use agentos_process::{CommandSpec, Exit, run};
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -181,4 +185,83 @@ fn a_paused_victim_goes_on_when_resumed_and_dies_when_killed() {
     victim.wait_for_acks(20_000, PATIENCE).unwrap();
     victim.pause().unwrap();
     assert!(victim.kill().unwrap().killed);
+}
+
+/// Goal: what a victim says takes bounded memory. Method: long lines, and empty ones, which
+/// come to an end a little beyond the bound.
+#[test]
+fn who_says_more_than_is_kept_is_given_up_and_nothing_is_judged() {
+    for script in [
+        "yes \"$(printf %1000d 0)\" | head -n 80000; sleep 1000",
+        "yes '' | head -n 2500000; sleep 1000",
+    ] {
+        let mut victim = start(script);
+        let error = victim.wait_for_acks(1, PATIENCE).unwrap_err();
+        assert!(
+            matches!(&error, HarnessError::TalksTooMuch { bytes_max, .. } if *bytes_max == TALK_BYTES_MAX),
+            "{script}: {error}"
+        );
+        assert_eq!(error.verdict(), Verdict::Inconclusive);
+        // Its end is known all the same.
+        let pid = victim.pid();
+        let error = victim.kill().unwrap_err();
+        assert!(
+            matches!(error, HarnessError::TalksTooMuch { .. }),
+            "{error}"
+        );
+        assert!(!Path::new(&format!("/proc/{pid}")).exists());
+        let kept: usize = victim.said().iter().map(|line| line.len() + 24).sum();
+        assert!((kept as u64) < TALK_BYTES_MAX, "{kept}");
+    }
+}
+
+/// Goal: a wait ends in time although lines keep coming. Method: `yes`, whose pipe is never
+/// empty for long.
+#[test]
+fn lines_that_keep_coming_do_not_hold_a_deadline_up() {
+    let mut victim = Victim::start(&VictimSpec::new("victim", "yes")).unwrap();
+    let short = Duration::from_millis(100);
+    let timed_out = |error: HarnessError, below: u64| {
+        let HarnessError::TimedOut { waited_ms, .. } = error else {
+            panic!("{error}");
+        };
+        assert!(waited_ms < below, "{waited_ms}");
+    };
+    timed_out(victim.wait_for_acks(1, short).unwrap_err(), 5000);
+    timed_out(victim.wait_for_exit(short).unwrap_err(), 5000);
+    // Without any time what is there is still read, and no more than that.
+    let before = victim.said().len();
+    let error = victim.wait_for_line("nothing", Duration::ZERO, |_| false);
+    timed_out(error.unwrap_err(), 5000);
+    let line = victim.wait_for_line("a word", Duration::ZERO, |_| true);
+    assert!(line.is_ok_and(|line| line == "y"));
+    assert!(before < victim.said().len());
+}
+
+/// Goal: the same of an interruption. Method: it comes while lines are looked at.
+#[test]
+fn lines_that_keep_coming_do_not_hold_an_interruption_up() {
+    let interrupt = Interrupt::new();
+    let raise = interrupt.clone();
+    let (tell, told) = std::sync::mpsc::channel();
+    let scenario = Scenario::new(1, "talk", "", move |run| {
+        let mut victim = run.start(&VictimSpec::new("victim", "yes"))?;
+        let mut lines = 0;
+        let found = victim.wait_for_line("nothing", PATIENCE, |_| {
+            lines += 1;
+            if lines == 10 {
+                raise.raise();
+            }
+            false
+        });
+        tell.send(found)
+            .map_err(|_| Failure::new("nobody listens"))?;
+        Ok(Outcome::passed())
+    });
+    let dir = tempfile::tempdir().unwrap();
+    let runner = Runner::new(1).console(Console::Silent);
+    let runner = runner.work_dir(dir.path()).interrupt(interrupt);
+    assert_eq!(runner.run(&[&scenario]).exit_code(), 130);
+    let error = told.recv().unwrap().unwrap_err();
+    assert!(matches!(error, HarnessError::TimedOut { .. }), "{error}");
 }

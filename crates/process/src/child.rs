@@ -242,7 +242,7 @@ impl Child {
 
     /// Waits for the child to end by itself; `None` when the timeout came first
     /// (it is not killed then). Lines that arrive meanwhile are kept for
-    /// [`next_line`](Self::next_line), up to 8 MiB.
+    /// [`next_line`](Self::next_line), up to 8 MiB of memory.
     ///
     /// # Errors
     ///

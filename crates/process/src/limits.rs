@@ -26,9 +26,13 @@ pub(crate) const GONE_POLL: Duration = Duration::from_micros(200);
 /// One read from a pipe: the capacity that Linux gives it.
 pub(crate) const READ_BYTES: usize = 64 * 1024;
 
-/// Unread lines that [`Child::wait`](crate::Child::wait) buffers before it lets
-/// the child block on its full pipe.
+/// Bytes of memory that [`Child::wait`](crate::Child::wait) gives to unread lines before
+/// it lets the child block on its full pipe.
 pub(crate) const BUFFERED_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// Bytes of memory that a line takes beside its text: without them, empty lines would be
+/// free.
+pub(crate) const LINE_BYTES: usize = 32;
 
 const _: () = {
     assert!(ZOMBIE_GRACE.as_nanos() < KILL_WAIT.as_nanos());

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use crate::error::ProcessError;
+use crate::limits::LINE_BYTES;
 
 /// Collects bytes and hands out complete lines, in order and without newline.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ impl Lines {
             }
             if ends {
                 let line = std::mem::take(&mut self.unfinished);
-                self.complete_bytes += line.len();
+                self.complete_bytes += LINE_BYTES + line.len();
                 let dropped = std::mem::take(&mut self.dropping);
                 self.complete
                     .push_back(if dropped { Err(TooLong) } else { Ok(line) });
@@ -57,12 +58,15 @@ impl Lines {
         match self.complete.pop_front() {
             None => Ok(None),
             Some(Ok(line)) => {
-                self.complete_bytes -= line.len();
+                self.complete_bytes -= LINE_BYTES + line.len();
                 Ok(Some(line))
             }
-            Some(Err(TooLong)) => Err(ProcessError::LineTooLong {
-                bytes_max: self.bytes_max,
-            }),
+            Some(Err(TooLong)) => {
+                self.complete_bytes -= LINE_BYTES;
+                Err(ProcessError::LineTooLong {
+                    bytes_max: self.bytes_max,
+                })
+            }
         }
     }
 
@@ -78,7 +82,7 @@ impl Lines {
         Ok(lines)
     }
 
-    /// Bytes in complete lines that nobody has fetched.
+    /// Bytes of memory in complete lines that nobody has fetched.
     pub(crate) fn buffered(&self) -> usize {
         self.complete_bytes
     }
@@ -102,6 +106,18 @@ mod tests {
         lines.push(b"\n\nthree");
         assert_eq!(popped(&mut lines), [b"two".to_vec(), b"".to_vec()]);
         assert_eq!(lines.pop().unwrap(), None);
+        assert_eq!(lines.buffered(), 0);
+    }
+
+    /// Goal: empty lines, and those that were dropped, are not free.
+    #[test]
+    fn every_line_counts_for_more_than_its_text() {
+        let mut lines = Lines::new(3);
+        lines.push(b"\n\nab\nabcd\n");
+        assert_eq!(lines.buffered(), 4 * LINE_BYTES + 2);
+        assert_eq!(popped(&mut lines).len(), 3);
+        assert_eq!(lines.buffered(), LINE_BYTES);
+        assert!(lines.pop().is_err());
         assert_eq!(lines.buffered(), 0);
     }
 
