@@ -3,7 +3,8 @@
 //! One table, plain data: number on x86_64, name, class, where the descriptor
 //! or path stands among the arguments, and the faults that make sense. Every
 //! other call runs at full speed and is not seen. Changes through memory that
-//! is shared with a file (`mmap`) are no calls and are not seen either.
+//! is shared with a file (`mmap`) are no calls and are not seen either, nor are
+//! those that an `ioctl` makes (`FICLONE` shares the contents of another file).
 
 use std::fmt;
 use std::str::FromStr;
@@ -22,7 +23,7 @@ pub enum Class {
     Sync,
     /// Changes a file's length or the space that it takes.
     Truncate,
-    /// Creates or truncates a file, or creates a directory, link or node.
+    /// Creates or truncates a file, or creates a directory, link, node or socket.
     Create,
     /// Gives a file another name, in one step.
     Rename,
@@ -34,7 +35,7 @@ pub enum Class {
     Send,
     /// Connects to a peer.
     Connect,
-    /// Submits to a ring: what it does cannot be seen from here.
+    /// Submits to a ring or a queue: what it does cannot be seen from here.
     Opaque,
 }
 
@@ -165,6 +166,7 @@ pub(crate) static ROWS: &[Row] = &[
     row(328, "pwritev2", Write, Fd(0), Amount::None, STORES),
     row(40, "sendfile", Write, Fd(0), Amount::None, STORES),
     row(275, "splice", Write, Fd(2), Amount::None, STORES),
+    row(278, "vmsplice", Write, Fd(0), Amount::None, WAITS),
     row(326, "copy_file_range", Write, Fd(2), Amount::None, STORES),
     row(74, "fsync", Sync, Fd(0), Amount::None, STORES),
     row(75, "fdatasync", Sync, Fd(0), Amount::None, STORES),
@@ -194,6 +196,7 @@ pub(crate) static ROWS: &[Row] = &[
     row(266, "symlinkat", Create, At(1, 2), Amount::None, NAMES),
     row(133, "mknod", Create, Path(0), Amount::None, NAMES),
     row(259, "mknodat", Create, At(0, 1), Amount::None, NAMES),
+    row(49, "bind", Create, Fd(0), Amount::None, &[]),
     row(82, "rename", Rename, Paths(0, 1), Amount::None, NAMES),
     row(
         264,
@@ -237,6 +240,7 @@ pub(crate) static ROWS: &[Row] = &[
     row(307, "sendmmsg", Send, Fd(0), Amount::None, WAITS),
     row(42, "connect", Connect, Fd(0), Amount::None, WAITS),
     row(426, "io_uring_enter", Opaque, Fd(0), Amount::None, WAITS),
+    row(209, "io_submit", Opaque, Memory, Amount::None, &[]),
 ];
 
 /// One kind of interesting call, by name: `write`, `fsync`, `renameat2`, …
@@ -363,6 +367,18 @@ mod tests {
             assert_eq!(serde_json::from_str::<CallKind>(&json).unwrap(), kind);
         }
         assert!("getpid".parse::<CallKind>().is_err());
+    }
+
+    #[test]
+    fn what_puts_pages_into_pipes_and_names_on_sockets_is_known_by_its_number() {
+        for (number, name, class) in [
+            (209, "io_submit", Opaque),
+            (278, "vmsplice", Write),
+            (49, "bind", Create),
+        ] {
+            let kind = CallKind::of_number(number).unwrap();
+            assert_eq!((kind.name(), kind.class()), (name, class));
+        }
     }
 
     #[test]

@@ -163,6 +163,7 @@ mod tests {
             ("pwritev2", libc::SYS_pwritev2),
             ("sendfile", libc::SYS_sendfile),
             ("splice", libc::SYS_splice),
+            ("vmsplice", libc::SYS_vmsplice),
             ("copy_file_range", libc::SYS_copy_file_range),
             ("fsync", libc::SYS_fsync),
             ("fdatasync", libc::SYS_fdatasync),
@@ -185,6 +186,7 @@ mod tests {
             ("symlinkat", libc::SYS_symlinkat),
             ("mknod", libc::SYS_mknod),
             ("mknodat", libc::SYS_mknodat),
+            ("bind", libc::SYS_bind),
             ("rename", libc::SYS_rename),
             ("renameat", libc::SYS_renameat),
             ("renameat2", libc::SYS_renameat2),
@@ -214,6 +216,7 @@ mod tests {
             ("sendmmsg", libc::SYS_sendmmsg),
             ("connect", libc::SYS_connect),
             ("io_uring_enter", libc::SYS_io_uring_enter),
+            ("io_submit", libc::SYS_io_submit),
         ];
         assert_eq!(known.len(), CallKind::all().count());
         for (name, number) in known {

@@ -40,8 +40,12 @@
 //! - Linux on x86_64 only; elsewhere a start is [`TraceError::Unsupported`].
 //!   Calls of 32-bit programs are counted as foreign, and neither named nor
 //!   struck. Where ptrace is refused, a start is [`TraceError::NotPermitted`].
-//! - What changes a file without such a call: memory shared with it (`mmap`),
-//!   and what an `io_uring` does after it was entered.
+//! - What changes a file without such a call: memory shared with it (`mmap`), an
+//!   `ioctl` such as `FICLONE`, and what an `io_uring` or a queue of `io_submit` does
+//!   after it was entered.
+//! - A process or thread that its parent creates with `CLONE_UNTRACED`, which hides it
+//!   from tracers: it has the filter and no tracer, so each interesting call that it
+//!   makes fails with `ENOSYS`. Only debuggers and sandboxes have a use for that flag.
 //! - Without privileges the program runs under `no_new_privs`: set-user-id
 //!   programs and file capabilities give it nothing. With them (root), they
 //!   do. A program that traces others (a debugger, strace) is refused by the

@@ -147,6 +147,17 @@ fn a_thread_that_executes_a_program_becomes_the_main_thread() {
     assert_eq!(done(&seen.trace), expected);
 }
 
+/// Goal: the file that a socket makes is no surprise. Method: it is bound to a path.
+#[test]
+fn a_socket_that_is_given_a_name_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("socket");
+    let seen = run(&victim(&["binds", socket.to_str().unwrap()]), Plan::Count);
+    assert!(seen.exit.success(), "{seen:#?}");
+    assert_eq!(lines(&seen.trace), ["1/1#1 bind socket = 0"]);
+    assert!(socket.exists());
+}
+
 #[test]
 fn what_only_reads_is_not_counted() {
     let seen = run(
