@@ -140,6 +140,16 @@ fn who_is_not_broken_passes_a_sample_in_every_way_and_all_reports_are_written() 
 }
 
 #[test]
+fn calls_that_are_only_to_fail_are_counted_in_the_summary() {
+    let artifacts = tempfile::tempdir().unwrap();
+    let words = "chaos 6 --exhaustive --faults --size 1 --budget 1 --seed 8141";
+    let found = report(words, artifacts.path(), 0);
+    let line = &found["summary"]["subjects"][0];
+    assert!(line["calls"].as_u64() > Some(20), "{line}");
+    assert_eq!(line["calls"], found["subjects"][0]["calls"]);
+}
+
+#[test]
 fn an_acknowledgement_before_the_commit_is_found_at_a_point_and_shrunk() {
     let words = "chaos 1 --exhaustive --points --size 2 --seed 8141 --canary ack-before-commit";
     // Inside the transaction of the first commit after an acknowledgement.

@@ -126,6 +126,8 @@ fn a_program_that_heeds_errors_survives_every_fault() {
     let subject = Subject::new("right", shell("echo $i >> log && echo ack $i"), check_log);
     let report = drive(subject, &dir).faults().run();
     report.assert_passed();
+    // Each of three rounds opens, writes, and acknowledges.
+    assert_eq!(report.calls, 9);
     for fault in ["EIO", "ENOSPC", "EINTR", "short"] {
         let name = format!("write file {fault}");
         assert_eq!(

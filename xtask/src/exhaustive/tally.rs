@@ -41,7 +41,7 @@ impl Line {
             size: report.size,
             points: of(Family::Point).count(),
             reached: counted(Family::Point),
-            calls: counted(Family::Call),
+            calls: report.calls,
             planned: report.runs.len(),
             hit: report.runs.iter().filter(|run| run.hit.is_some()).count(),
             missed: report.count(Fate::Missed),

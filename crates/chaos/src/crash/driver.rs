@@ -222,6 +222,7 @@ impl Chaos {
             jobs: self.jobs,
             interrupted: false,
             dry: Vec::new(),
+            calls: 0,
             derived: 0,
             runs: Vec::new(),
             coverage: Vec::new(),

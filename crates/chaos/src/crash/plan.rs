@@ -59,6 +59,7 @@ impl Plan {
             return;
         };
         report.dry.clone_from(&dry.runs);
+        report.calls = dry.calls.len() as u64;
         let counted = dry.counted(self.calls, self.faults);
         report.coverage = coverage(&counted, &[]);
         dry.runs.iter().for_each(|run| self.tell(run));

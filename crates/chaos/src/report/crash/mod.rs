@@ -33,6 +33,9 @@ pub struct ChaosReport {
     pub interrupted: bool,
     /// The runs that nobody struck, from which the strikes were derived.
     pub dry: Vec<StrikeRun>,
+    /// System calls that the dry run counted, whether they were to be killed at or to
+    /// fail.
+    pub calls: u64,
     /// Strikes that were derived, before any was left out for the budget.
     pub derived: usize,
     /// The runs that were struck, in the order of the plan.
@@ -267,6 +270,7 @@ mod tests {
             jobs: 1,
             interrupted: false,
             dry: vec![run("none", "", None, Verdict::Passed)],
+            calls: 0,
             derived: runs.len(),
             coverage: coverage(&counted, &runs),
             runs,
