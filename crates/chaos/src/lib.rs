@@ -49,7 +49,8 @@
 //! - [`Chaos::every_point`] kills at every place that the program names with
 //!   [`crash_point!`]. Give your crate a feature that turns on this crate's
 //!   `crash-points`, and build the victim with it; nothing of the points is in
-//!   any other build.
+//!   any other build. Of several processes only the first that comes to a point
+//!   so often is struck there.
 //!
 //! A violation comes with one line that shows it again. The whole story is in
 //! `docs/CHAOS.md`.

@@ -90,6 +90,13 @@ impl Chaos {
 
     /// Kills at every named point, each time it is reached. The program is to be
     /// built with the feature `crash-points`.
+    ///
+    /// Each process counts for itself, and the first one whose count is reached dies,
+    /// the others live. So of several processes that reach a point for the `n`-th time
+    /// only the first is ever struck there: which one that is, is the scheduler's, and a
+    /// process that always comes later is never struck there. Name points that only one
+    /// kind of process reaches, or strike by [`every_syscall`](Self::every_syscall),
+    /// which tells processes apart.
     #[must_use]
     pub fn every_point(mut self) -> Chaos {
         self.points = true;
