@@ -14,14 +14,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
+use agentos_core::records::audit::WORK_RECOVERED;
 use agentos_core::{
-    Attempt, BootTime, ClaimRequest, Commit, Cursor, Fence, Lease, LeaseStorage, Limits, Outlook,
-    Page, Part, Receipt, Renewed, Stale, StaleLease, Storage, StorageError, SweepRequest, Swept,
-    TaskId, Timestamp, WorkFilter, WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary,
-    WorkListener, WorkerId,
+    Attempt, AuditLine, BootTime, ClaimRequest, Commit, Cursor, Fence, Lease, LeaseStorage, Limits,
+    Outlook, Page, Part, Receipt, Renewed, Stale, StaleLease, Storage, StorageError, SweepRequest,
+    Swept, TaskId, Timestamp, WorkFilter, WorkItem, WorkItemId, WorkItemStatus, WorkItemSummary,
+    WorkListener, WorkerId, crash_point,
 };
 use agentos_store::sqlite::{Config, SqliteStore};
 use rusqlite::Connection;
+use serde_json::json;
 
 use crate::canary::Canary;
 use crate::port::{as_it_is, passes_on};
@@ -176,6 +178,46 @@ impl BrokenStore {
         error
     }
 
+    /// [`Canary::WriteThenUndo`]: the item is another one until the fence was looked at.
+    fn commit_and_undo(&self, commit: Commit) -> Result<Receipt, StorageError> {
+        let Some(Fence { item, .. }) = commit.fence() else {
+            return self.store.commit(commit);
+        };
+        let change = |by: &str| {
+            self.tamper(&format!(
+                "UPDATE work_items SET priority = priority {by} WHERE work_item_id = {item}"
+            ))
+        };
+        change("+ 1")?;
+        let answer = self.store.commit(commit);
+        crash_point!("canary.not_undone");
+        change("- 1")?;
+        answer
+    }
+
+    /// What a sweep took away is taken out of the record, and recorded in a commit of its
+    /// own.
+    fn record_again(&self, swept: &Swept) -> Result<(), StorageError> {
+        for lost in &swept.recovered {
+            let (Some(task), Some(holder)) = (&lost.task, &lost.holder) else {
+                continue;
+            };
+            let Fence { item, token } = lost.fence;
+            self.tamper(&format!(
+                "DELETE FROM task_audits WHERE event = '{WORK_RECOVERED}'
+                 AND detail ->> 'work_item' = {item} AND detail ->> 'token' = {token}"
+            ))?;
+            let line = AuditLine::new(task.clone(), WORK_RECOVERED).detail(json!({
+                "work_item": item.get(),
+                "token": token.get(),
+                "worker": holder.worker.id.as_str(),
+                "incarnation": holder.worker.incarnation.as_str(),
+            }));
+            self.store.commit(line.into())?;
+        }
+        Ok(())
+    }
+
     /// A refusal as this store words it.
     fn refuse(&self, stale: StaleLease) -> StaleLease {
         if self.is(Canary::MuteRefusal) {
@@ -223,6 +265,7 @@ impl Storage for BrokenStore {
     fn commit(&self, commit: Commit) -> Result<Receipt, StorageError> {
         let commit = match self.canary {
             Canary::NoFence | Canary::FenceByName => self.weakened_commit(&commit)?,
+            Canary::WriteThenUndo => return self.commit_and_undo(commit),
             Canary::BeginUnwritten => self.written_after(commit)?,
             _ => commit,
         };
@@ -321,6 +364,9 @@ impl LeaseStorage for BrokenStore {
         self.before_sweep()?;
         let mut swept = self.store.sweep(request)?;
         self.after_sweep()?;
+        if self.is(Canary::SweepApart) {
+            self.record_again(&swept)?;
+        }
         if self.is(Canary::SweepOnce) {
             swept.more = false;
         }

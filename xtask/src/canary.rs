@@ -23,6 +23,8 @@ pub(crate) enum Canary {
     ForgetResume,
     /// Takes a number now and then and gives it to no checkpoint.
     SkipNumber,
+    /// Takes each checkpoint away once more and puts it back in the next transaction.
+    RewriteApart,
     /// Reads the next number first and writes it later, on its own connection.
     OwnNumbers,
     /// Adds the last iteration once more after each resume.
@@ -77,6 +79,8 @@ pub(crate) enum Canary {
     TokenReset,
     /// Refuses what comes under a lost lease when it has written it.
     WriteThenRefuse,
+    /// Writes before it looks at the lease, and takes that back when the lease is lost.
+    WriteThenUndo,
     /// Refuses what comes under a lost lease, and says no more than that.
     MuteRefusal,
     /// Takes leases away that have not run out.
@@ -89,6 +93,8 @@ pub(crate) enum Canary {
     SweepCountsTwice,
     /// Takes leases away and leaves no trace of that.
     SweepUnrecorded,
+    /// Takes leases away in one transaction and records it in the next.
+    SweepApart,
     /// Does not count an attempt whose lease was lost.
     LossNotCounted,
     /// Counts an attempt whose lease was lost twice.

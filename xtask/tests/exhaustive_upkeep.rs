@@ -25,6 +25,18 @@ fn chaos(arguments: &[&str], artifacts: &Path) -> Finished {
 /// nothing else; some strike in this way, or already nobody's, must show it, for this
 /// reason.
 fn is_found(subject: &str, way: &str, canary: &str, size: &str, reason: &str) {
+    found(subject, way, canary, size, reason);
+}
+
+/// The same, and nothing is wrong as long as nobody is struck.
+fn is_found_by_a_crash(subject: &str, canary: &str, size: &str, reason: &str) {
+    let report = found(subject, "--points", canary, size, reason);
+    let dry = &report["dry"][0];
+    assert_eq!(dry["verdict"], "passed", "{subject} {canary}: {dry}");
+}
+
+/// What is said of the subject.
+fn found(subject: &str, way: &str, canary: &str, size: &str, reason: &str) -> Value {
     let artifacts = tempfile::tempdir().unwrap();
     let words = [subject, "--exhaustive", way, "--canary", canary];
     let more = ["--size", size, "--seed", "13"];
@@ -38,8 +50,10 @@ fn is_found(subject: &str, way: &str, canary: &str, size: &str, reason: &str) {
         "{subject} {canary}: {err}\n{out}"
     );
     let report: Value = serde_json::from_str(&out).unwrap();
-    let subject = report["subjects"][0].to_string();
-    assert!(subject.contains(reason), "{canary}: {subject}");
+    let subject = &report["subjects"][0];
+    let words = subject.to_string();
+    assert!(words.contains(reason), "{canary}: {words}");
+    subject.clone()
 }
 
 /// The intent of a call is not written before it is executed.
@@ -59,6 +73,21 @@ fn a_call_that_is_not_begun_before_it_is_executed_is_found() {
 fn a_command_that_is_not_begun_before_it_runs_is_found() {
     let reason = "had its effect 2 times";
     is_found("tool-replay", "--points", "begin-unwritten", "1", reason);
+}
+
+/// Likewise of an answer: who is told of it before it is kept pays twice.
+#[test]
+fn an_answer_that_is_acknowledged_before_it_is_kept_is_found() {
+    let reason = "calls to the server";
+    is_found_by_a_crash("llm-cache", "ack-before-commit", "2", reason);
+    is_found_by_a_crash("single-flight", "ack-before-commit", "6", reason);
+}
+
+/// A checkpoint that is written anew is gone in between.
+#[test]
+fn a_checkpoint_that_is_taken_away_and_put_back_is_found() {
+    let reason = "was acknowledged and is not there";
+    is_found_by_a_crash("concurrent-checkpoints", "rewrite-apart", "2", reason);
 }
 
 /// Two look whether a key is free before one of them takes it.

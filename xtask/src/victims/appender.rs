@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use agentos_checkpoints::{CheckpointConfig, CheckpointManager, NewCheckpoint};
 use agentos_core::records::checkpoint::Sealed;
-use agentos_core::{CheckpointType, Codec, NewTask, SequenceNumber, Snapshot, Storage, TaskId};
+use agentos_core::{
+    AuditLine, CheckpointType, Codec, NewTask, SequenceNumber, Snapshot, Storage, TaskId,
+};
 use agentos_store::sqlite::{Config, SqliteStore};
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
@@ -88,9 +90,34 @@ impl Appender {
             let new = NewCheckpoint::new(task.clone(), CheckpointType::IterationEnd);
             let appended = checkpoints.append(new.state(&state)?)?;
             say(&format!("ack {} {}", appended.sequence, self.writer))?;
+            if self.canary == Some(Canary::RewriteApart) {
+                rewrite(&self.db, store.as_ref(), &task, appended.sequence)?;
+            }
         }
         Ok(())
     }
+}
+
+/// Takes a checkpoint away and puts it back as it was, with a commit of its own before that.
+fn rewrite(
+    db: &Path,
+    store: &SqliteStore,
+    task: &TaskId,
+    sequence: SequenceNumber,
+) -> Result<(), Box<dyn Error>> {
+    let connection = Connection::open(db)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    let of = params![task.as_str(), sequence.get().cast_signed()];
+    let which = "FROM checkpoints WHERE task_id = ?1 AND sequence_number = ?2";
+    let keep = format!("CREATE TEMP TABLE kept AS SELECT * {which}");
+    connection.execute(&keep, of)?;
+    connection.execute(&format!("DELETE {which}"), of)?;
+    store.commit(AuditLine::new(task.clone(), "rewritten").into())?;
+    // Another one may have its row's number by now.
+    connection.execute_batch(
+        "UPDATE kept SET checkpoint_id = NULL; INSERT INTO checkpoints SELECT * FROM kept",
+    )?;
+    Ok(())
 }
 
 fn skip_number(db: &Path, task: &str) -> rusqlite::Result<()> {

@@ -53,6 +53,9 @@ pub(crate) struct Payer {
     pub(crate) canary: Option<Canary>,
 }
 
+/// Where an answer came from that this process has paid for.
+const PAID_FOR: &str = "Generated";
+
 /// What one thread was answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Heard {
@@ -96,15 +99,24 @@ impl Payer {
         let who = Asking { life, thread }.to_string();
         let asker = Asker::new(self.port, &who)?;
         for number in self.order(&who) {
-            let (answer, origin, is_kept) = self.ask(cache, teller, &asker, number)?;
-            ack(&Heard {
-                thread,
-                request: number,
-                answer,
-                origin,
-                is_kept,
-                at_us: true_now_us(),
-            })?;
+            let tell = |answer: &str, origin: &str, is_kept| {
+                ack(&Heard {
+                    thread,
+                    request: number,
+                    answer: answer.to_owned(),
+                    origin: origin.to_owned(),
+                    is_kept,
+                    at_us: true_now_us(),
+                })
+            };
+            let early = |answer: &str| match self.canary {
+                Some(Canary::AckBeforeCommit) => tell(answer, PAID_FOR, true),
+                _ => Ok(()),
+            };
+            let (answer, origin, is_kept) = self.ask(cache, teller, &asker, number, early)?;
+            if origin != PAID_FOR || self.canary != Some(Canary::AckBeforeCommit) {
+                tell(&answer, &origin, is_kept)?;
+            }
         }
         Ok(())
     }
@@ -125,12 +137,15 @@ impl Payer {
         teller: &KeyTeller,
         asker: &Asker,
         number: usize,
+        early: impl Fn(&str) -> io::Result<()>,
     ) -> Result<(String, String, bool), BoxError> {
         let body = prompt(self.seed, u64::try_from(number)?);
         let request = LlmRequest::json("loopback", self.known_by(body.clone()));
         let pay = || -> io::Result<LlmAnswer<String>> {
             say(&format!("{PAYS}{number}"))?;
-            Ok(LlmAnswer::new(asker.ask(&body)?.text))
+            let text = asker.ask(&body)?.text;
+            early(&text)?;
+            Ok(LlmAnswer::new(text))
         };
         let mut options = CallOptions::new();
         if self.canary == Some(Canary::DoNotWait) {

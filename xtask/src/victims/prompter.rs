@@ -1,6 +1,7 @@
 //! Asks a model many things through the cache, and says what it was answered.
 
 use std::error::Error;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -75,11 +76,13 @@ impl Prompter {
             let mine = (first..self.requests).step_by(usize::try_from(self.threads)?);
             for number in mine {
                 let answer = self.ask(&cache, &asker, number)?;
-                ack(&GotBack {
-                    request: number,
-                    hit: answer.is_hit(),
-                    text: answer.body,
-                })?;
+                if answer.is_hit() || self.canary != Some(Canary::AckBeforeCommit) {
+                    ack(&GotBack {
+                        request: number,
+                        hit: answer.is_hit(),
+                        text: answer.body,
+                    })?;
+                }
             }
             Ok(())
         })?;
@@ -108,7 +111,15 @@ impl Prompter {
             if self.canary == Some(Canary::PayTwice) {
                 asker.ask(&body)?;
             }
-            asker.ask(&body).map(to_keep)
+            let completion = asker.ask(&body)?;
+            if self.canary == Some(Canary::AckBeforeCommit) {
+                ack(&GotBack {
+                    request: number,
+                    hit: false,
+                    text: completion.text.clone(),
+                })?;
+            }
+            io::Result::Ok(to_keep(completion))
         })?;
         Ok(answer)
     }
