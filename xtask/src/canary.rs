@@ -3,15 +3,19 @@
 //! A canary changes the victim or the store that it opens, never the check. The checks do not know that
 //! there are canaries; if one passes, the checks are worth nothing.
 
+mod known;
+
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
+
+pub(crate) use self::known::check;
 
 /// How a victim is broken, or its store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub(crate) enum Canary {
     /// Acknowledges every third checkpoint without writing it.
     AckWithoutWrite,
-    /// Acknowledges a checkpoint one iteration before it is committed.
+    /// Acknowledges what it writes before that is committed.
     AckBeforeCommit,
     /// Acknowledges a checkpoint two iterations after it was committed.
     AckLate,

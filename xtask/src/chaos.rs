@@ -16,7 +16,7 @@ use signal_hook::flag;
 use crate::cli::{ChaosArgs, CommonArgs, ReportArgs, TIMEOUT_S};
 use crate::scenarios::power_loss::{self, Extent};
 use crate::victims::{self, Role};
-use crate::{exhaustive, scenarios};
+use crate::{canary, exhaustive, scenarios};
 
 /// The exit code of a command that was interrupted.
 const EXIT_INTERRUPTED: i32 = 130;
@@ -47,6 +47,7 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         return Ok(ExitCode::SUCCESS);
     }
     let chosen = scenarios::chosen(&all, &arguments.scenarios, arguments.every)?;
+    canary::check(common.canary, chosen.iter().map(|one| one.name.as_str()))?;
     let report = runner(common)?
         .verbose(arguments.verbose)
         .keep(arguments.keep)

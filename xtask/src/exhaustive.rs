@@ -24,7 +24,7 @@ use self::points::Points;
 use self::tally::Tally;
 use crate::chaos::{self, can_be_written, is_stdout, show};
 use crate::cli::{ChaosArgs, ExhaustiveArgs};
-use crate::{scenarios, subjects};
+use crate::{canary, scenarios, subjects};
 
 /// What is struck, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +66,7 @@ pub(crate) fn run(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
     }
     let count = all.len();
     let chosen = choice::chosen(all, &known, &arguments.scenarios)?;
+    canary::check(common.canary, chosen.iter().map(Subject::name))?;
     if asked.strike.is_some() && chosen.len() != 1 {
         return Err("one strike is made of one scenario: name it".into());
     }

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use agentos_chaos::report::{facts, stability};
 use agentos_chaos::{JOBS_MAX, Stability, StabilityReport};
 
+use crate::canary;
 use crate::chaos;
 use crate::cli::StabilityArgs;
 use crate::scenarios;
@@ -20,6 +21,7 @@ pub(crate) fn run(arguments: &StabilityArgs) -> Result<ExitCode, Box<dyn Error>>
     let common = &arguments.common;
     let all = scenarios::all_for_many_runs(common.canary);
     let chosen = scenarios::chosen(&all, &arguments.scenarios, arguments.every)?;
+    canary::check(common.canary, chosen.iter().map(|one| one.name.as_str()))?;
     for path in [&arguments.junit, &arguments.html] {
         path.as_deref().map_or(Ok(()), chaos::can_be_written)?;
     }

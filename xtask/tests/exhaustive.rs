@@ -93,6 +93,24 @@ fn options_that_mean_nothing_together_are_refused() {
     }
 }
 
+/// Goal: nobody takes the sound product for a canary that is not caught.
+#[test]
+fn a_canary_that_one_of_them_would_ignore_is_refused() {
+    for words in [
+        "chaos tool-replay --canary retry-in-doubt",
+        "chaos 1 2 --quick --canary ack-late",
+        "chaos tool-replay --exhaustive --points --budget 1 --canary pending-is-absent",
+        "chaos --exhaustive --points --budget 1 --canary audit-apart",
+        "stability --runs 1 --quick --scenario 1 --canary skip-number",
+    ] {
+        let finished = run(&words.split(' ').collect::<Vec<_>>());
+        assert_eq!(code(&finished), 2, "{words}");
+        let error = text(&finished.stderr);
+        assert!(error.contains("does not know the canary "), "{error}");
+        assert!(finished.stdout.is_empty());
+    }
+}
+
 #[test]
 fn a_strike_that_nobody_makes_again_passes_and_one_that_is_not_reached_says_so() {
     let artifacts = tempfile::tempdir().unwrap();
