@@ -62,6 +62,8 @@ fn run_all_cuts(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         TIMEOUT_S => power_loss::TIMEOUT_ALL_S,
         said => said,
     };
+    let scenario = power_loss::scenario(common.canary, Extent::All);
+    canary::check(common.canary, [scenario.name.as_str()])?;
     let options = replay_options(common);
     let report = runner(common)?
         .timeout(Duration::from_secs(timeout))
@@ -70,7 +72,7 @@ fn run_all_cuts(arguments: &ChaosArgs) -> Result<ExitCode, Box<dyn Error>> {
         })
         .verbose(arguments.verbose)
         .keep(arguments.keep)
-        .run(&[&power_loss::scenario(common.canary, Extent::All)]);
+        .run(&[&scenario]);
     finish(&report, common.report.json.as_deref())
 }
 

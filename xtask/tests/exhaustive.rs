@@ -101,6 +101,7 @@ fn a_canary_that_one_of_them_would_ignore_is_refused() {
         "chaos 1 2 --quick --canary ack-late",
         "chaos tool-replay --exhaustive --points --budget 1 --canary pending-is-absent",
         "chaos --exhaustive --points --budget 1 --canary audit-apart",
+        "chaos power-loss --exhaustive --canary skip-doubt",
         "stability --runs 1 --quick --scenario 1 --canary skip-number",
     ] {
         let finished = run(&words.split(' ').collect::<Vec<_>>());
