@@ -172,17 +172,21 @@ pub(crate) fn interrupt() -> io::Result<Interrupt> {
 
 /// A runner that takes its choices from this seed, and that this stops.
 pub(crate) fn runner_of(arguments: &ReportArgs, seed: u64, interrupt: Interrupt) -> Runner {
+    let runner = runner_at(seed, interrupt, arguments.artifacts.clone());
+    runner.console(if is_stdout(arguments.json.as_deref()) {
+        Console::Stderr
+    } else {
+        Console::Stdout
+    })
+}
+
+/// The same, with evidence in `artifacts` or its usual place.
+pub(crate) fn runner_at(seed: u64, interrupt: Interrupt, artifacts: Option<PathBuf>) -> Runner {
     let target = target_dir();
-    let artifacts = arguments.artifacts.clone();
     Runner::new(seed)
         .work_dir(target.join("chaos-work"))
         .artifacts(artifacts.unwrap_or_else(|| target.join("chaos-failures")))
         .interrupt(interrupt)
-        .console(if is_stdout(arguments.json.as_deref()) {
-            Console::Stderr
-        } else {
-            Console::Stdout
-        })
         .dump(dump_databases)
 }
 
@@ -207,7 +211,7 @@ pub(crate) fn is_stdout(json: Option<&Path>) -> bool {
 }
 
 /// The build's own directory: on a real disk, and ignored by version control.
-fn target_dir() -> PathBuf {
+pub(crate) fn target_dir() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .unwrap_or(Path::new("."));

@@ -33,6 +33,12 @@ pub(crate) enum Command {
     /// broken, or a violation is known of an interrupted loop; 2 a run could
     /// not be judged, or the command line is wrong; 130 interrupted.
     Stability(StabilityArgs),
+    /// Runs every scenario, a sample of every crash and every canary, and writes what
+    /// backs each promise into docs/GUARANTEES.md.
+    ///
+    /// Exit codes: 0 nothing was violated and every canary was caught; 1 otherwise; 2 it
+    /// could not be run or written; 130 interrupted.
+    Guarantees(GuaranteesArgs),
     /// Loads one file for a long time, with kills: nothing may grow.
     ///
     /// Exit codes as those of `chaos`.
@@ -134,6 +140,31 @@ pub(crate) struct ExhaustiveArgs {
     /// Write a page for each scenario, and one that leads to them under this name.
     #[arg(long, value_name = "FILE", requires = "exhaustive")]
     pub(crate) html: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GuaranteesArgs {
+    /// Run nothing: fail when what is published is wrong.
+    #[arg(long, conflicts_with_all = ["minutes", "dry"])]
+    pub(crate) check: bool,
+    /// Rounds are made until so much time is over, one at least.
+    #[arg(long, value_name = "M", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=10_080))]
+    pub(crate) minutes: u64,
+    /// How often each scenario runs in a round.
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=i64::from(RUNS_MAX)))]
+    pub(crate) runs: u32,
+    /// Make the same choices as the run that printed this seed.
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
+    /// Seconds that one run may take.
+    #[arg(long, value_name = "S", default_value_t = TIMEOUT_S, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) timeout: u64,
+    /// Where evidence of violations goes.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) artifacts: Option<PathBuf>,
+    /// Write no file.
+    #[arg(long = "dry-run")]
+    pub(crate) dry: bool,
 }
 
 #[derive(Debug, Args)]

@@ -12,6 +12,7 @@ mod checks;
 mod cli;
 mod doctor;
 mod exhaustive;
+mod guarantees;
 mod model;
 mod port;
 mod scenarios;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
             None => chaos::run(&arguments),
         },
         cli::Command::Stability(arguments) => stability::run(&arguments),
+        cli::Command::Guarantees(arguments) => guarantees::run(&arguments),
         cli::Command::Soak(arguments) => soak::run(&arguments),
         cli::Command::Doctor(arguments) => doctor::run(&arguments),
         cli::Command::Smoke(arguments) => doctor::smoke(&arguments),
